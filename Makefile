@@ -1,0 +1,44 @@
+# What people and CI run. Everything installs what it needs on Debian or Ubuntu.
+
+SHELL := bash
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help build demo down test lint unit e2e doc bench deps images clean
+
+help: ## List the targets
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
+
+build: ## Build target/release/skiff and target/release/skiffctl
+	$(CARGO) build --release --bin skiff --bin skiffctl
+
+demo: deps ## Build everything and walk through the guestbook on a new cluster
+	@scripts/demo
+
+down: ## Remove the demo's cluster and prove that nothing is left
+	@scripts/down
+
+test: deps images lint unit e2e doc ## Everything CI checks
+
+lint: ## Formatting, and clippy with warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+unit: ## Unit and integration tests of every crate but the end-to-end ones
+	$(CARGO) test --workspace --exclude skiff-tests --exclude skiff-bench
+
+e2e: build ## End-to-end tests: real binaries, real kubectl, real Docker
+	$(CARGO) test -p skiff-tests -- --test-threads=1
+
+doc: ## API documentation with warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+bench: deps images build ## Measure; bench/README.md says what and records results
+	$(CARGO) run --release -p skiff-bench --bin up
+	$(CARGO) run --release -p skiff-bench --bin store
+
+deps:
+	@scripts/install-deps
+
+images:
+	@scripts/build-images
