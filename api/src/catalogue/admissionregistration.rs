@@ -1,0 +1,73 @@
+//! Webhooks and policies of admission. Stored; calling them comes later.
+
+use k8s_openapi::api::admissionregistration::v1 as k;
+
+use super::subresources::status;
+use super::{Resource, Rules, Typed};
+use crate::{defaults, table};
+
+/// What the entries of this file have in common.
+const ADMISSION: Resource = Resource {
+    group: "admissionregistration.k8s.io",
+    version: "v1",
+    behaviour: &Typed::<k::MutatingWebhookConfiguration>::PLAIN,
+    ..Resource::BASE
+};
+
+pub(super) const ENTRIES: &[Resource] = &[
+    Resource {
+        kind: "MutatingWebhookConfiguration",
+        plural: "mutatingwebhookconfigurations",
+        singular: "mutatingwebhookconfiguration",
+        categories: &["api-extensions"],
+        namespaced: false,
+        behaviour: &Typed::<k::MutatingWebhookConfiguration> {
+            default: Some(defaults::mutating_webhook_configuration),
+            rules: Rules::GENERATION,
+            printer: &table::WEBHOOKS,
+            ..Typed::PLAIN
+        },
+        ..ADMISSION
+    },
+    Resource {
+        kind: "ValidatingAdmissionPolicy",
+        plural: "validatingadmissionpolicies",
+        singular: "validatingadmissionpolicy",
+        categories: &["api-extensions"],
+        namespaced: false,
+        subresources: &[status("ValidatingAdmissionPolicy", "admissionregistration.k8s.io", "v1")],
+        behaviour: &Typed::<k::ValidatingAdmissionPolicy> {
+            rules: Rules::FULL,
+            printer: &table::VALIDATING_ADMISSION_POLICY,
+            ..Typed::PLAIN
+        },
+        ..ADMISSION
+    },
+    Resource {
+        kind: "ValidatingAdmissionPolicyBinding",
+        plural: "validatingadmissionpolicybindings",
+        singular: "validatingadmissionpolicybinding",
+        categories: &["api-extensions"],
+        namespaced: false,
+        behaviour: &Typed::<k::ValidatingAdmissionPolicyBinding> {
+            rules: Rules::GENERATION,
+            printer: &table::VALIDATING_ADMISSION_POLICY_BINDING,
+            ..Typed::PLAIN
+        },
+        ..ADMISSION
+    },
+    Resource {
+        kind: "ValidatingWebhookConfiguration",
+        plural: "validatingwebhookconfigurations",
+        singular: "validatingwebhookconfiguration",
+        categories: &["api-extensions"],
+        namespaced: false,
+        behaviour: &Typed::<k::ValidatingWebhookConfiguration> {
+            default: Some(defaults::validating_webhook_configuration),
+            rules: Rules::GENERATION,
+            printer: &table::WEBHOOKS,
+            ..Typed::PLAIN
+        },
+        ..ADMISSION
+    },
+];
