@@ -1,0 +1,49 @@
+//! A revisioned key-value store that does not lose what it acknowledged.
+//!
+//! Writes go through a Raft log (`raft` over `raft-engine`, one `fdatasync`
+//! per batch), are applied to an in-memory ordered map of immutable entries
+//! and, in the same order, to a rebuildable state tree in `sled`. Reads come
+//! from snapshots of the map; watches read a window of recent history.
+//!
+//! Knows nothing of Kubernetes or HTTP: keys are text, values are bytes.
+//!
+//! A write's way through the files, in reading order: `types` (nouns),
+//! `validate` and `wire` (the caller's task), `driver` (the one thread that
+//! writes), `group` (Raft), `log` (durable), `machine` (applied), `view` and
+//! `history` (published), `watch` (followed). Behind them, `keeper` saves the
+//! applied state to `state` and `snapshot_file`, and `disk` puts it all back
+//! together at the next start.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod types;
+
+mod store;
+mod validate;
+mod wire;
+
+mod driver;
+mod group;
+mod log;
+mod members;
+
+mod history;
+mod machine;
+mod stats;
+mod view;
+mod watch;
+
+mod disk;
+mod keeper;
+mod sealing;
+mod snapshot_file;
+mod state;
+
+pub use stats::{SYNC_BUCKETS_MICROS, Stats};
+pub use store::{Store, StoreConfig};
+pub use types::{
+    Committed, Compare, Draft, Entry, Event, Key, KeyRange, Leadership, Revision, StoreError, Txn,
+    Write,
+};
+pub use view::Snapshot;
+pub use watch::Watch;

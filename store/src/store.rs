@@ -1,0 +1,531 @@
+//! The handle that everybody holds.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::disk;
+use crate::driver::{Driver, Outside, QUEUE, Request};
+use crate::group::{FIRST, Group};
+use crate::history::History;
+use crate::keeper::Keeper;
+use crate::log::LogStore;
+use crate::log::memory::MemoryLog;
+use crate::machine::Machine;
+use crate::members::Members;
+use crate::sealing::Sealer;
+use crate::stats::Stats;
+use crate::types::{Committed, KeyRange, Leadership, Revision, StoreError, Txn};
+use crate::validate::{Limits, validate};
+use crate::view::{Applied, Shared, Snapshot, View};
+use crate::watch::Watch;
+use crate::wire;
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// The directory that the store owns alone. Made if missing.
+    pub dir: PathBuf,
+    /// Encrypts values marked `sealed`. A directory opens only with the key it
+    /// was made with.
+    pub sealing_key: [u8; 32],
+    /// How long watches can resume. Default: five minutes.
+    pub history_window: Duration,
+    /// Memory that replaced values may take in the history window; above it
+    /// the window becomes shorter. Default: 64 MiB.
+    pub history_bytes: usize,
+    /// Largest transaction, keys and values together. Default: 4 MiB.
+    pub max_txn_bytes: usize,
+    /// How long a commit or a most recent read waits for the group.
+    /// Default: 10 s.
+    pub request_timeout: Duration,
+    /// Log written before a snapshot replaces it; more if the state itself is
+    /// larger. Default: 8 MiB.
+    pub snapshot_log_bytes: u64,
+}
+
+impl StoreConfig {
+    /// The defaults for a store in `dir`.
+    pub fn new(dir: impl Into<PathBuf>, sealing_key: [u8; 32]) -> Self {
+        Self {
+            dir: dir.into(),
+            sealing_key,
+            history_window: Duration::from_secs(300),
+            history_bytes: 64 << 20,
+            max_txn_bytes: 4 << 20,
+            request_timeout: Duration::from_secs(10),
+            snapshot_log_bytes: 8 << 20,
+        }
+    }
+}
+
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The sealing key stays out of logs.
+        f.debug_struct("StoreConfig").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// A revisioned key-value store. Clones share one store; it closes when asked
+/// to, or when the last clone is gone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    sealer: Arc<Sealer>,
+    requests_tx: mpsc::Sender<Request>,
+    limits: Limits,
+    request_timeout: Duration,
+    /// The driver's thread, until somebody has joined it.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a driver is started from.
+pub(crate) struct Parts<L> {
+    pub(crate) member: u64,
+    pub(crate) log: L,
+    pub(crate) machine: Machine,
+    pub(crate) applied: Applied,
+    pub(crate) history: History,
+    pub(crate) keeper: Option<KeeperStart>,
+    /// Keeps the directory to this process; given back after all files are
+    /// closed.
+    pub(crate) lock: Option<File>,
+}
+
+/// Starts the keeper once there is something shared to keep.
+pub(crate) type KeeperStart = Box<dyn FnOnce(Arc<Shared>) -> Result<Keeper, StoreError> + Send>;
+
+impl Store {
+    /// Opens the store in `config.dir`, or makes a new one. When this returns,
+    /// everything ever acknowledged is readable and the store takes writes.
+    pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let sealer = Arc::new(
+            Sealer::new(&config.sealing_key)
+                .map_err(|error| StoreError::Invalid(error.to_string()))?,
+        );
+        let for_disk = sealer.clone();
+        let limits = Limits { txn_bytes: config.max_txn_bytes };
+        let request_timeout = config.request_timeout;
+        start(sealer, limits, request_timeout, move || disk::open(&config, for_disk)).await
+    }
+
+    /// A store in memory: the same code without a disk, for tests.
+    pub async fn memory() -> Result<Self, StoreError> {
+        let config = StoreConfig::new("", [0; 32]);
+        let sealer = Arc::new(
+            Sealer::new(&config.sealing_key)
+                .map_err(|error| StoreError::Invalid(error.to_string()))?,
+        );
+        let limits = Limits { txn_bytes: config.max_txn_bytes };
+        start(sealer, limits, config.request_timeout, move || {
+            let members = Members::single(1);
+            let mut log = MemoryLog::default();
+            log.initialize(&members).map_err(|error| StoreError::Disk(error.to_string()))?;
+            Ok(Parts {
+                member: 1,
+                log,
+                machine: Machine::default(),
+                applied: Applied { position: FIRST, members: Arc::new(members) },
+                history: History::new(Revision(0), config.history_window, config.history_bytes),
+                keeper: None,
+                lock: None,
+            })
+        })
+        .await
+    }
+
+    /// Commits a transaction. When this returns `Ok`, the transaction is
+    /// durable and applied; on [`StoreError::Unavailable`] it may still take
+    /// effect.
+    pub async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        validate(&txn, &self.inner.limits)?;
+        let txn = wire::encode_txn(&txn, &self.inner.sealer)
+            .map_err(|error| StoreError::Invalid(error.to_string()))?;
+        self.request(|reply| Request::Commit { txn, reply }).await
+    }
+
+    /// The newest applied state. Holds at least everything that this process
+    /// was answered about before.
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.shared.view().snapshot.clone()
+    }
+
+    /// A state that holds everything acknowledged anywhere in the group before
+    /// the call.
+    pub async fn snapshot_latest(&self) -> Result<Snapshot, StoreError> {
+        if let Some(snapshot) = self.inner.shared.sole_leaders()? {
+            return Ok(snapshot);
+        }
+        self.request(|reply| Request::Read { reply }).await
+    }
+
+    /// The state at an earlier revision, as long as the history window reaches
+    /// back to it or somebody has [pinned](Store::pin) it.
+    pub fn snapshot_at(&self, revision: Revision) -> Result<Snapshot, StoreError> {
+        self.inner.shared.snapshot_at(revision)
+    }
+
+    /// Keeps a snapshot for [`Store::snapshot_at`], so that the pages of one
+    /// list stay consistent. Bounded: 64 snapshots, ten minutes each.
+    pub fn pin(&self, snapshot: &Snapshot) {
+        self.inner.shared.pin(snapshot);
+    }
+
+    /// Follows the changes of `range` after revision `after`, usually that of
+    /// the snapshot listed before.
+    pub fn watch(&self, range: KeyRange, after: Revision) -> Result<Watch, StoreError> {
+        Watch::new(self.inner.shared.clone(), range, after)
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> Revision {
+        self.inner.shared.view().snapshot.revision()
+    }
+
+    /// Who leads, and every change of it.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.shared.leadership_tx.subscribe()
+    }
+
+    /// The store in numbers.
+    pub fn stats(&self) -> Stats {
+        let shared = &self.inner.shared;
+        let mut stats = Stats::default();
+        shared.counters.read(&mut stats);
+        stats.term = shared.leadership_tx.borrow().term;
+        let view = shared.view();
+        stats.applied_index = view.applied.position.index;
+        stats.revision = view.snapshot.revision();
+        stats.compacted = view.history.floor();
+        stats.digest = view.digest;
+        stats.keys = view.snapshot.len() as u64;
+        stats.key_value_bytes = view.bytes;
+        stats.history_events = view.history.len() as u64;
+        stats.history_bytes = view.history.bytes() as u64;
+        stats
+    }
+
+    /// Waits until the store has failed for good and says why. The process
+    /// must then stop: nothing more can be saved. Pending after a clean close.
+    pub async fn failed(&self) -> StoreError {
+        let mut ended_rx = self.inner.shared.ended_tx.subscribe();
+        loop {
+            let ended = ended_rx.borrow_and_update().clone();
+            match ended {
+                Some(error @ StoreError::Disk(_)) => return error,
+                _ if ended_rx.changed().await.is_ok() => {}
+                _ => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Saves the state and stops. Every clone answers
+    /// [`StoreError::Closed`] from then on.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.inner.requests_tx.send(Request::Close { reply }).await;
+        // Closed by another clone already, or failed: join all the same.
+        let result = match sent {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(self.inner.shared.ended())),
+            Err(_) => Err(self.inner.shared.ended()),
+        };
+        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // Answered above; the thread only drops its files now. A panic in
+            // it has been noted as the store's end.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        match result {
+            Err(StoreError::Closed) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Asks the driver and waits for its answer, but not forever.
+    async fn request<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            if self.inner.requests_tx.send(make(reply)).await.is_err() {
+                return Err(self.inner.shared.ended());
+            }
+            answer.await.unwrap_or_else(|_| Err(self.inner.shared.ended()))
+        };
+        match timeout(self.inner.request_timeout, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "no answer within {} s",
+                self.inner.request_timeout.as_secs_f32()
+            ))),
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("revision", &self.revision()).finish_non_exhaustive()
+    }
+}
+
+/// Starts the driver's thread, which opens its parts itself: opening waits for
+/// the disk.
+async fn start<L: LogStore>(
+    sealer: Arc<Sealer>,
+    limits: Limits,
+    request_timeout: Duration,
+    open: impl FnOnce() -> Result<Parts<L>, StoreError> + Send + 'static,
+) -> Result<Store, StoreError> {
+    let (requests_tx, mut requests_rx) = mpsc::channel(QUEUE);
+    let (ready_tx, ready_rx) = oneshot::channel();
+    let for_driver = sealer.clone();
+    let thread = std::thread::Builder::new()
+        .name("skiff-store".into())
+        .spawn(move || match prepare(open, for_driver) {
+            Ok(Prepared { mut driver, shared, lock }) => {
+                // Declared after the driver, so that a panic is noted before
+                // its callers learn that nobody answers.
+                let end = End(shared.clone());
+                // If nobody waits for the store any more, it closes at once.
+                let _ = ready_tx.send(Ok(shared));
+                let (result, closer) = driver.run(&mut requests_rx);
+                end.note(&result);
+                drop(driver);
+                drop(lock);
+                drop(requests_rx);
+                if let Some(closer) = closer {
+                    // The closer may have stopped waiting.
+                    let _ = closer.send(result);
+                }
+            }
+            Err(error) => {
+                let _ = ready_tx.send(Err(error));
+            }
+        })
+        .map_err(|error| {
+            StoreError::Unavailable(format!("cannot start the store's thread: {error}"))
+        })?;
+    let shared = ready_rx
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Disk("the store did not survive its start".into())))?;
+    let thread = Mutex::new(Some(thread));
+    Ok(Store {
+        inner: Arc::new(Inner { shared, sealer, requests_tx, limits, request_timeout, thread }),
+    })
+}
+
+/// A driver that leads and has applied everything it found.
+struct Prepared<L: LogStore> {
+    driver: Driver<L>,
+    shared: Arc<Shared>,
+    lock: Option<File>,
+}
+
+fn prepare<L: LogStore>(
+    open: impl FnOnce() -> Result<Parts<L>, StoreError>,
+    sealer: Arc<Sealer>,
+) -> Result<Prepared<L>, StoreError> {
+    let Parts { member, log, machine, applied, history, keeper, lock } = open()?;
+    let shared = Arc::new(Shared::new(View {
+        snapshot: Snapshot::new(machine.entries().clone(), machine.revision()),
+        digest: machine.digest(),
+        bytes: machine.bytes(),
+        applied: applied.clone(),
+        history,
+    }));
+    shared.counters.member.store(member, Ordering::Relaxed);
+    shared.counters.loaded_index.store(applied.position.index, Ordering::Relaxed);
+    let keeper = keeper.map(|start| start(shared.clone())).transpose()?;
+    let group = Group::new(member, log, applied.position.index, &applied.members)
+        .map_err(|error| StoreError::Disk(error.to_string()))?;
+    let started = Instant::now();
+    let outside = Outside { clock: Box::new(move || started.elapsed()), run: rand::random() };
+    let mut driver = Driver::new(group, machine, applied, sealer, shared.clone(), keeper, outside);
+    driver.start()?;
+    Ok(Prepared { driver, shared, lock })
+}
+
+/// Tells everybody why the driver ended, even if it panicked.
+struct End(Arc<Shared>);
+
+impl End {
+    fn note(&self, result: &Result<(), StoreError>) {
+        let end = match result {
+            Ok(()) => StoreError::Closed,
+            Err(error) => {
+                tracing::error!(%error, "the store has failed");
+                error.clone()
+            }
+        };
+        self.0
+            .ended_tx
+            .send_if_modified(|ended| ended.is_none().then(|| *ended = Some(end)).is_some());
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.note(&Err(StoreError::Disk("the store's driver panicked".into())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use raft::eraftpb::{Entry, HardState};
+
+    use super::*;
+    use crate::log::{LogError, Position};
+    use crate::types::{Draft, Key, Write};
+
+    /// A log whose disk is full after some appends, or stuck for a while.
+    struct Faulty {
+        log: MemoryLog,
+        appends_left: u32,
+        delay: Duration,
+    }
+
+    impl LogStore for Faulty {
+        fn bootstrap(&self) -> Option<Members> {
+            self.log.bootstrap()
+        }
+
+        fn initialize(&mut self, members: &Members) -> Result<(), LogError> {
+            self.log.initialize(members)
+        }
+
+        fn hard_state(&self) -> HardState {
+            self.log.hard_state()
+        }
+
+        fn truncated(&self) -> Position {
+            self.log.truncated()
+        }
+
+        fn last_index(&self) -> u64 {
+            self.log.last_index()
+        }
+
+        fn append(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), LogError> {
+            let full = || LogError::Io { doing: "written", reason: "no space left".into() };
+            self.appends_left = self.appends_left.checked_sub(1).ok_or_else(full)?;
+            std::thread::sleep(self.delay);
+            self.log.append(entries, hard_state)
+        }
+
+        fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
+            self.log.entries(low, high, max_bytes)
+        }
+
+        fn term(&self, index: u64) -> Result<u64, LogError> {
+            self.log.term(index)
+        }
+
+        fn truncate(&mut self, to: Position) -> Result<(), LogError> {
+            self.log.truncate(to)
+        }
+
+        fn bytes(&self) -> u64 {
+            self.log.bytes()
+        }
+
+        fn close(&mut self) -> Result<(), LogError> {
+            self.log.close()
+        }
+    }
+
+    async fn faulty(appends_left: u32, delay: Duration) -> Result<Store, StoreError> {
+        let sealer = Arc::new(Sealer::new(&[0; 32]).unwrap());
+        start(sealer, Limits { txn_bytes: 1 << 20 }, Duration::from_millis(200), move || {
+            let members = Members::single(1);
+            let mut log = Faulty { log: MemoryLog::default(), appends_left, delay };
+            log.initialize(&members).unwrap();
+            Ok(Parts {
+                member: 1,
+                log,
+                machine: Machine::default(),
+                applied: Applied { position: FIRST, members: Arc::new(members) },
+                history: History::new(Revision(0), Duration::from_secs(1), 1000),
+                keeper: None,
+                lock: None,
+            })
+        })
+        .await
+    }
+
+    fn put(key: &str) -> Txn {
+        let draft = Draft { bytes: Bytes::from_static(b"v"), revision_at: None, sealed: false };
+        Txn::default().write(Write::Put(Key::from(key), draft))
+    }
+
+    #[tokio::test]
+    async fn a_failing_disk_ends_the_store() {
+        // The first append is the vote and the entry that begins the term.
+        assert!(matches!(faulty(0, Duration::ZERO).await, Err(StoreError::Disk(_))));
+        let store = faulty(4, Duration::ZERO).await.unwrap();
+        let mut watch = store.watch(KeyRange::all(), Revision(0)).unwrap();
+        let failed = tokio::spawn({
+            let store = store.clone();
+            async move { store.failed().await }
+        });
+        for n in 1..=3 {
+            assert_eq!(store.commit(put("a")).await.unwrap().revision, Revision(n));
+        }
+        let error = store.commit(put("a")).await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Disk(reason) if reason.contains("no space left")),
+            "{error}"
+        );
+        assert!(matches!(failed.await.unwrap(), StoreError::Disk(_)));
+        assert!(matches!(store.commit(put("a")).await, Err(StoreError::Disk(_))));
+        assert!(matches!(store.snapshot_latest().await, Err(StoreError::Disk(_))));
+        // What was committed before may still be read and was given out.
+        assert_eq!(watch.next().await.unwrap().len(), 3);
+        assert!(matches!(watch.next().await, Err(StoreError::Disk(_))));
+        assert_eq!(store.revision(), Revision(3));
+        assert!(matches!(store.close().await, Err(StoreError::Disk(_))));
+    }
+
+    #[tokio::test]
+    async fn a_sole_leader_reads_while_its_disk_is_busy() {
+        let store = faulty(100, Duration::from_millis(100)).await.unwrap();
+        store.commit(put("a")).await.unwrap();
+        let writing = tokio::spawn({
+            let store = store.clone();
+            async move { store.commit(put("b")).await }
+        });
+        // The write is on its way to the disk when the read comes.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let snapshot = store.snapshot_latest().await.unwrap();
+        assert!(!writing.is_finished(), "a read does not wait for the disk");
+        assert!(snapshot.get("a").is_some(), "what was acknowledged is there");
+        writing.await.unwrap().unwrap();
+        assert!(store.snapshot_latest().await.unwrap().get("b").is_some());
+        store.clone().close().await.unwrap();
+        assert!(matches!(store.snapshot_latest().await, Err(StoreError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_stuck_disk_does_not_hang_its_callers() {
+        let store = faulty(100, Duration::from_millis(500)).await.unwrap();
+        let error = store.commit(put("a")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        assert!(error.is_retryable());
+        // "May still take effect": here it does.
+        store.watch(KeyRange::all(), Revision(0)).unwrap().next().await.unwrap();
+        store.close().await.unwrap();
+    }
+}
