@@ -1,0 +1,215 @@
+//! What every cluster starts with: namespaces, the API's own Service, the DNS
+//! Service, the system priority classes.
+//!
+//! Goes through the API like everybody else. Each object is compared with what
+//! is there and written only where it differs, so a restart writes nothing
+//! unless the server's address has changed.
+
+use std::net::SocketAddr;
+
+use http::{Method, Request};
+use kube::Client;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+
+/// One object that has to be there.
+struct Desired {
+    /// Path of its collection.
+    collection: &'static str,
+    object: Value,
+}
+
+/// Writes what is missing or differs.
+pub(crate) async fn ensure(
+    client: &Client,
+    config: &Config,
+    advertise: SocketAddr,
+) -> Result<(), kube::Error> {
+    for desired in plan(config, advertise) {
+        apply(client, &desired).await?;
+    }
+    Ok(())
+}
+
+/// All objects, in an order in which each finds what it needs.
+fn plan(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
+    let mut plan: Vec<Desired> = ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .into_iter()
+        .map(|name| Desired {
+            collection: "/api/v1/namespaces",
+            object: json!({"metadata": {"name": name}}),
+        })
+        .collect();
+    for (name, value, what) in [
+        ("system-cluster-critical", 2_000_000_000, "cluster"),
+        ("system-node-critical", 2_000_001_000, "node"),
+    ] {
+        plan.push(Desired {
+            collection: "/apis/scheduling.k8s.io/v1/priorityclasses",
+            object: json!({
+                "metadata": {"name": name},
+                "value": value,
+                "description": format!("Used for system critical pods that must run in the cluster, and must not be moved from their {what}."),
+            }),
+        });
+    }
+    plan.extend(kubernetes_service(config, advertise));
+    plan.push(dns_service(config));
+    plan
+}
+
+/// default/kubernetes: how pods reach this server.
+fn kubernetes_service(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
+    let (address, port) = (advertise.ip(), advertise.port());
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    // There is no selector, so no controller touches these endpoints.
+    let service = json!({
+        "metadata": {"name": "kubernetes", "labels": labels},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": config.api_service_ip().to_string(),
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+        },
+    });
+    let service = Desired { collection: "/api/v1/namespaces/default/services", object: service };
+    if address.is_loopback() {
+        // No pod reaches it, and the API refuses it in endpoints.
+        tracing::warn!(%address, "the advertised address is a loopback one: pods cannot reach the API");
+        return vec![service];
+    }
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{
+            "addresses": [{"ip": address.to_string()}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }],
+    });
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    vec![
+        service,
+        Desired { collection: "/api/v1/namespaces/default/endpoints", object: endpoints },
+        Desired {
+            collection: "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+            object: slice,
+        },
+    ]
+}
+
+/// kube-system/kube-dns: holds the address at which every node answers DNS.
+fn dns_service(config: &Config) -> Desired {
+    Desired {
+        collection: "/api/v1/namespaces/kube-system/services",
+        object: json!({
+            "metadata": {
+                "name": "kube-dns",
+                "labels": {
+                    "k8s-app": "kube-dns",
+                    "kubernetes.io/cluster-service": "true",
+                    "kubernetes.io/name": "CoreDNS",
+                },
+            },
+            "spec": {
+                "type": "ClusterIP",
+                "clusterIP": config.dns_service_ip().to_string(),
+                "ports": [
+                    {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": 53},
+                    {"name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53},
+                ],
+            },
+        }),
+    }
+}
+
+async fn apply(client: &Client, desired: &Desired) -> Result<(), kube::Error> {
+    let name = desired.object["metadata"]["name"].as_str().unwrap_or_default();
+    let path = format!("{}/{name}", desired.collection);
+    let observed = match send(client, Method::GET, &path, None).await {
+        Ok(observed) => Some(observed),
+        Err(kube::Error::Api(status)) if status.code == 404 => None,
+        Err(other) => return Err(other),
+    };
+    match observed {
+        None => {
+            match send(client, Method::POST, desired.collection, Some(&desired.object)).await {
+                // Another master was faster.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                other => {
+                    other?;
+                }
+            }
+        }
+        Some(observed) if contains(&observed, &desired.object) => {}
+        Some(_) => {
+            tracing::info!(path, "is not as it should be, writing it anew");
+            send(client, Method::PATCH, &path, Some(&desired.object)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn send(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, kube::Error> {
+    let media =
+        if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, media)
+        .body(body.map(|body| body.to_string().into_bytes()).unwrap_or_default())
+        .map_err(kube::Error::HttpError)?;
+    client.request(request).await
+}
+
+/// Whether `observed` has everything that `desired` says.
+fn contains(observed: &Value, desired: &Value) -> bool {
+    match (observed, desired) {
+        (Value::Object(observed), Value::Object(desired)) => desired
+            .iter()
+            .all(|(key, value)| observed.get(key).is_some_and(|own| contains(own, value))),
+        (Value::Array(observed), Value::Array(desired)) => {
+            observed.len() == desired.len()
+                && observed.iter().zip(desired).all(|(own, value)| contains(own, value))
+        }
+        (observed, desired) => observed == desired,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_differences_are_written() {
+        let desired = json!({"spec": {"ports": [{"port": 443}]}});
+        let cases = [
+            (json!({"spec": {"ports": [{"port": 443, "name": "x"}], "y": 1}}), true),
+            (json!({"spec": {"ports": [{"port": 444}]}}), false),
+            (json!({"spec": {"ports": [{"port": 443}, {"port": 444}]}}), false),
+            (json!({}), false),
+        ];
+        for (observed, expected) in cases {
+            assert_eq!(contains(&observed, &desired), expected, "{observed}");
+        }
+    }
+
+    #[test]
+    fn the_plan_names_the_reserved_addresses() {
+        let config = Config::new("/x", ([0, 0, 0, 0], 6443).into(), [192, 168, 0, 1].into());
+        let plan = plan(&config, ([192, 168, 0, 1], 6443).into());
+        let addresses: Vec<&str> = plan
+            .iter()
+            .filter_map(|desired| desired.object["spec"]["clusterIP"].as_str())
+            .collect();
+        assert_eq!(addresses, ["10.96.0.1", "10.96.0.10"]);
+    }
+}

@@ -1,0 +1,191 @@
+//! Wiring: from a configuration and a store to a server that is ready.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Chain;
+use crate::allocate::Allocator;
+use crate::authn::Authenticator;
+use crate::authn::objects::Objects;
+use crate::authz::live::Live;
+use crate::authz::{self, Authorizer, aggregation};
+use crate::config::{Config, ConfigError};
+use crate::discovery::Discovery;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::openapi::Documents;
+use crate::pki::{Pki, PkiConfig, PkiError, signer};
+use crate::registry::Registry;
+use crate::server::Limits;
+use crate::service::{ApiService, State};
+use crate::stream::Streams;
+use crate::user::UserInfo;
+use crate::{bootstrap, client, server};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot work.
+    #[error("the API server's configuration cannot work")]
+    Config(#[from] ConfigError),
+    /// Certificates or keys cannot be read or made.
+    #[error("certificates and keys in {dir} cannot be used")]
+    Pki {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        source: PkiError,
+    },
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The objects every cluster starts with could not be written.
+    #[error("the cluster's first objects could not be written")]
+    Bootstrap(#[source] Box<kube::Error>),
+    /// A metric was named twice: our own mistake.
+    #[error("metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A running API server.
+pub struct ApiServer {
+    service: ApiService,
+    pki: Arc<Pki>,
+    local_addr: SocketAddr,
+    kubeconfig: PathBuf,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// Starts a server over an open store; returns when it serves and the
+/// cluster's first objects are there.
+pub async fn start(config: Config, store: skiff_store::Store) -> Result<ApiServer, StartError> {
+    config.validate()?;
+    let keys = |source| StartError::Pki { dir: config.data_dir.clone(), source };
+    let pki = Pki::open(PkiConfig {
+        data_dir: config.data_dir.clone(),
+        advertise: config.advertise,
+        service_ip: config.api_service_ip(),
+        cluster_domain: config.cluster_domain.clone(),
+        names: config.names.clone(),
+    });
+    let pki = Arc::new(pki.map_err(keys)?);
+    let tls = TlsAcceptor::from(pki.server_config().map_err(keys)?);
+    let listen = |source| StartError::Listen { address: config.bind, source };
+    let listener = TcpListener::bind(config.bind).await.map_err(listen)?;
+    let local_addr = listener.local_addr().map_err(listen)?;
+    let kubeconfig = pki.ensure_admin_kubeconfig(local_addr).map_err(keys)?;
+    let limits = Limits { headers: config.header_timeout, write: config.write_timeout };
+    let advertise = SocketAddr::new(config.advertise, local_addr.port());
+
+    let live = Arc::new(Live::new(store.clone()));
+    let authorizer = Arc::new(Authorizer::new(Arc::clone(&live)));
+    let objects = Objects::new(store.clone());
+    let authenticator =
+        Arc::new(Authenticator::new(objects.clone(), Arc::clone(&pki), &config.cluster_domain));
+    let cancel = CancellationToken::new();
+    let agents = pki.agent_client_config().map_err(keys)?;
+    let streams = Streams::new(objects.clone(), agents, cancel.clone());
+    let registry = Arc::new(Registry {
+        store,
+        authenticator: Arc::clone(&authenticator),
+        authorizer: Arc::clone(&authorizer),
+        admission: Chain::new(objects, Arc::clone(&live)),
+        streams,
+        allocator: Allocator::new(config.service_cidr, config.node_port_range.clone()),
+        closing: cancel.clone(),
+    });
+    let service = ApiService(Arc::new(State {
+        registry,
+        authenticator,
+        authorizer,
+        discovery: Discovery::new(advertise.to_string()),
+        documents: Documents::default(),
+        health: Health::default(),
+        metrics: Metrics::new()?,
+        in_flight: Semaphore::new(config.max_in_flight),
+        config,
+    }));
+
+    let tasks = TaskTracker::new();
+    let follow = cancel.clone();
+    let followed = Arc::clone(&live);
+    tasks.spawn(async move { followed.follow(follow).await });
+    let loopback = client::client(service.clone(), UserInfo::loopback());
+    tasks.spawn(aggregation::run(live, loopback.clone(), cancel.clone()));
+    tasks.spawn(signer::run(Arc::clone(&pki), loopback, cancel.clone()));
+    tasks.spawn(server::run(
+        listener,
+        tls,
+        service.clone(),
+        Arc::clone(&pki),
+        limits,
+        cancel.clone(),
+    ));
+    let (fresh, renewing) = (Arc::clone(&pki), cancel.clone());
+    tasks.spawn(async move { fresh.keep_fresh(local_addr, renewing).await });
+
+    let server = ApiServer { service, pki, local_addr, kubeconfig, tasks, cancel };
+    match server.bootstrap(advertise).await {
+        Ok(()) => Ok(server),
+        Err(error) => {
+            server.shutdown().await;
+            Err(StartError::Bootstrap(Box::new(error)))
+        }
+    }
+}
+
+impl ApiServer {
+    async fn bootstrap(&self, advertise: SocketAddr) -> Result<(), kube::Error> {
+        let client = self.client(UserInfo::loopback());
+        bootstrap::ensure(&client, &self.service.0.config, advertise).await?;
+        authz::bootstrap::ensure(&client).await?;
+        self.service.0.health.set_bootstrapped();
+        Ok(())
+    }
+
+    /// A client that acts as `user` without a connection.
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        client::client(self.service.clone(), user)
+    }
+
+    /// The service itself, for other transports. Whoever calls it decides who
+    /// the user is, by a [`UserInfo`] in the request's extensions.
+    pub fn service(&self) -> ApiService {
+        self.service.clone()
+    }
+
+    /// Where the server listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The admin's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The cluster's keys and certificates.
+    pub fn pki(&self) -> &Arc<Pki> {
+        &self.pki
+    }
+
+    /// Ends watches, lets requests finish, and stops.
+    pub async fn shutdown(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
