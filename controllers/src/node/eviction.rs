@@ -1,0 +1,256 @@
+//! Taint eviction: sends pods away from nodes with a `NoExecute` taint that
+//! they do not tolerate, or no longer.
+//!
+//! Reads Nodes and pods. Deletes pods, after giving them the condition
+//! `DisruptionTarget`, nothing else.
+//!
+//! A toleration with `tolerationSeconds` counts from the taint's `timeAdded`,
+//! so a restart of this controller neither shortens nor prolongs anybody's
+//! time. When the taint goes in time, the next look finds nothing to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::{Doing, Error, ignore_not_found};
+use crate::events::Severity::Normal;
+use crate::meta::{self, Key};
+use crate::pods;
+use crate::queue::Queue;
+use crate::runner::{Controller, Next};
+
+const COMPONENT: &str = "taint-eviction-controller";
+
+/// The taint eviction controller.
+pub(crate) struct TaintEvictions {
+    context: Context,
+}
+
+impl TaintEvictions {
+    /// The controller and the queue of pods that the caches feed.
+    pub(crate) fn new(context: &Context) -> (Arc<Self>, Queue<Key>) {
+        let queue = Queue::new();
+        let (tx, pods) = (queue.clone(), context.caches.pods.clone());
+        context.caches.nodes.subscribe(move |old, new| {
+            let Some(node) = new else { return };
+            if old.is_none_or(|old| evicting(old) != evicting(node)) && !evicting(node).is_empty() {
+                for pod in pods.indexed(&pods::on_node(meta::name(&node.metadata))) {
+                    tx.add(Key::of(&pod.metadata));
+                }
+            }
+        });
+        let (tx, nodes) = (queue.clone(), context.caches.nodes.clone());
+        context.caches.pods.subscribe(move |old, new| {
+            let Some(pod) = new else { return };
+            let view =
+                |pod: &Arc<Pod>| (pods::node_name(pod).to_owned(), tolerations(pod).to_vec());
+            if old.is_none_or(|old| view(old) != view(pod))
+                && let Some(node) = nodes.get(&Key::new("", pods::node_name(pod)))
+                && !evicting(&node).is_empty()
+            {
+                tx.add(Key::of(&pod.metadata));
+            }
+        });
+        (Arc::new(Self { context: context.clone() }), queue)
+    }
+
+    async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), Error> {
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let condition = json!({
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint",
+            "lastTransitionTime": meta::time(meta::now()),
+        });
+        let patch = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
+        let patched =
+            api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(&patch)).await;
+        if ignore_not_found(patched).doing(|| format!("mark pod {key} for eviction"))?.is_none() {
+            return Ok(());
+        }
+        let regarding = meta::object_reference(pod);
+        let message = format!("Marking for deletion Pod {key}");
+        self.context.events.record(COMPONENT, &regarding, Normal, "TaintManagerEviction", message);
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        ignore_not_found(api.delete(&key.name, &params).await)
+            .map(drop)
+            .doing(|| format!("evict pod {key}"))
+    }
+}
+
+impl Controller for TaintEvictions {
+    type Key = Key;
+    const NAME: &'static str = "taint-eviction";
+
+    async fn pass(&self, key: &Key) -> Result<Next, Error> {
+        let Some(pod) = self.context.caches.pods.get(key) else { return Ok(Next::OnChange) };
+        if !pods::is_active(&pod) {
+            return Ok(Next::OnChange);
+        }
+        let Some(node) = self.context.caches.nodes.get(&Key::new("", pods::node_name(&pod))) else {
+            return Ok(Next::OnChange);
+        };
+        match plan_eviction(&evicting(&node), tolerations(&pod), meta::now()) {
+            Stay::ForGood => Ok(Next::OnChange),
+            Stay::For(rest) => Ok(Next::After(rest)),
+            Stay::NoLonger => {
+                self.evict(key, &pod).await?;
+                Ok(Next::OnChange)
+            }
+        }
+    }
+}
+
+/// The node's taints that send pods away.
+fn evicting(node: &Node) -> Vec<Taint> {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    taints.filter(|taint| taint.effect == "NoExecute").cloned().collect()
+}
+
+fn tolerations(pod: &Pod) -> &[Toleration] {
+    pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
+}
+
+/// How long a pod may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    ForGood,
+    For(Duration),
+    NoLonger,
+}
+
+/// How long a pod with these `tolerations` may stay on a node with these
+/// taints. The first taint to lose patience decides; for one taint, the
+/// toleration that ends first does.
+fn plan_eviction(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
+    let mut stay = Stay::ForGood;
+    for taint in taints {
+        let mut matching =
+            tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+        if matching.peek().is_none() {
+            return Stay::NoLonger;
+        }
+        let Some(seconds) = matching.filter_map(|toleration| toleration.toleration_seconds).min()
+        else {
+            continue;
+        };
+        let patience = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        match patience.checked_sub(meta::elapsed(since, now)) {
+            Some(rest) if !rest.is_zero() => {
+                stay = match stay {
+                    Stay::For(known) => Stay::For(known.min(rest)),
+                    Stay::ForGood | Stay::NoLonger => Stay::For(rest),
+                };
+            }
+            _ => return Stay::NoLonger,
+        }
+    }
+    stay
+}
+
+/// Whether a pod with this toleration accepts the taint.
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    if !empty(&toleration.effect) && toleration.effect.as_deref() != Some(taint.effect.as_str()) {
+        return false;
+    }
+    if !empty(&toleration.key) && toleration.key.as_deref() != Some(taint.key.as_str()) {
+        return false;
+    }
+    match toleration.operator.as_deref() {
+        Some("Exists") => true,
+        None | Some("" | "Equal") => {
+            !empty(&toleration.key)
+                && toleration.value.as_deref().unwrap_or_default()
+                    == taint.value.as_deref().unwrap_or_default()
+        }
+        Some(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::health::{NOT_READY, UNREACHABLE};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn taint(key: &str, added: i64) -> Taint {
+        Taint {
+            key: key.into(),
+            effect: "NoExecute".into(),
+            value: None,
+            time_added: Some(meta::time(at(added))),
+        }
+    }
+
+    fn exists(key: &str, seconds: Option<i64>) -> Toleration {
+        Toleration {
+            key: Some(key.into()),
+            operator: Some("Exists".into()),
+            effect: Some("NoExecute".into()),
+            toleration_seconds: seconds,
+            value: None,
+        }
+    }
+
+    #[test]
+    fn patience_is_counted_from_the_taint() {
+        let second = Duration::from_secs(1);
+        let all = Toleration { operator: Some("Exists".into()), ..Toleration::default() };
+        let cases = [
+            ("no taint", vec![], vec![], Stay::ForGood),
+            (
+                "not tolerated",
+                vec![taint(UNREACHABLE, 90)],
+                vec![exists(NOT_READY, None)],
+                Stay::NoLonger,
+            ),
+            (
+                "tolerated for good",
+                vec![taint(UNREACHABLE, 90)],
+                vec![exists(UNREACHABLE, None)],
+                Stay::ForGood,
+            ),
+            ("everything tolerated", vec![taint("example.com/x", 90)], vec![all], Stay::ForGood),
+            (
+                "time left",
+                vec![taint(UNREACHABLE, 90)],
+                vec![exists(UNREACHABLE, Some(30))],
+                Stay::For(20 * second),
+            ),
+            (
+                "time over",
+                vec![taint(UNREACHABLE, 90)],
+                vec![exists(UNREACHABLE, Some(10))],
+                Stay::NoLonger,
+            ),
+            (
+                "no time at all",
+                vec![taint(UNREACHABLE, 100)],
+                vec![exists(UNREACHABLE, Some(0))],
+                Stay::NoLonger,
+            ),
+            (
+                "the shortest counts",
+                vec![taint(UNREACHABLE, 90), taint(NOT_READY, 95)],
+                vec![exists(UNREACHABLE, Some(30)), exists(NOT_READY, Some(10))],
+                Stay::For(5 * second),
+            ),
+        ];
+        for (name, taints, tolerations, expected) in cases {
+            assert_eq!(plan_eviction(&taints, &tolerations, at(100)), expected, "{name}");
+        }
+    }
+}
