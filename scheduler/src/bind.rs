@@ -1,0 +1,87 @@
+//! Writes decisions to the API: bindings, refusals, events.
+
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client};
+use serde_json::json;
+use tracing::{debug, warn};
+
+use crate::SCHEDULER_NAME;
+use crate::cluster::PodInfo;
+
+/// The scheduler's hand: cheap to clone, one call per decision.
+#[derive(Clone)]
+pub(crate) struct Binder {
+    client: Client,
+    recorder: Recorder,
+}
+
+impl Binder {
+    pub(crate) fn new(client: Client) -> Self {
+        let reporter = Reporter { controller: SCHEDULER_NAME.into(), instance: None };
+        Self { recorder: Recorder::new(client.clone(), reporter), client }
+    }
+
+    /// Binds `pod` to `node`. The API server refuses a pod that is bound or
+    /// gone, so a decision made on old news does no harm.
+    pub(crate) async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node}
+        });
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let _: serde_json::Value =
+            api.create_subresource("binding", &pod.name, &PostParams::default(), &binding).await?;
+        let note = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+        self.event(pod, EventType::Normal, "Scheduled", "Binding", note).await;
+        Ok(())
+    }
+
+    /// Says on the pod and in an event why it has no node.
+    pub(crate) async fn refuse(&self, pod: &PodInfo, message: String) {
+        let status = json!({"status": {"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+            "lastProbeTime": null, "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }]}});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(status)).await
+        {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => return,
+            Err(error) => {
+                warn!(pod = %pod.name, namespace = %pod.namespace, %error, "cannot say why a pod has no node")
+            }
+        }
+        self.event(pod, EventType::Warning, "FailedScheduling", "Scheduling", message).await;
+    }
+
+    async fn event(
+        &self,
+        pod: &PodInfo,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
+        let reference = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.clone()),
+            uid: Some(pod.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_,
+            reason: reason.into(),
+            note: Some(note),
+            action: action.into(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &reference).await {
+            debug!(pod = %pod.name, namespace = %pod.namespace, %error, "event not recorded");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What must hold before a pod may go to a node.
+//!
+//! The rules and their order are upstream's default plug-ins; the messages are
+//! upstream's too, since people and scripts search for them
+//! (`kubectl describe pod`: `0/3 nodes are available: …`).
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+};
+
+use crate::affinity::Affinity;
+use crate::cluster::{Labels, NodeInfo, PodInfo};
+use crate::spread::Spread;
+
+/// The taint that `kubectl cordon` implies.
+const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
+
+/// Why a node was refused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The node is cordoned.
+    Cordoned,
+    /// The pod names another node.
+    NodeName,
+    /// A taint that the pod does not tolerate.
+    Taint {
+        /// The taint's key.
+        key: String,
+        /// The taint's value.
+        value: String,
+    },
+    /// `nodeSelector` or required node affinity does not match.
+    NodeAffinity,
+    /// A host port is taken.
+    HostPort,
+    /// The node holds as many pods as it may.
+    TooManyPods,
+    /// Too little of one resource is free.
+    Insufficient(String),
+    /// A spread constraint would be violated.
+    Spread,
+    /// The node lacks the label that a spread constraint spreads over.
+    SpreadLabel,
+    /// Required pod affinity finds no companion there.
+    PodAffinity,
+    /// Required pod anti-affinity finds an adversary there.
+    PodAntiAffinity,
+    /// A pod that is there does not want this one near.
+    ExistingAntiAffinity,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cordoned => "node(s) were unschedulable",
+            Self::NodeName => "node(s) didn't match the requested node name",
+            Self::Taint { key, value } => {
+                return write!(f, "node(s) had untolerated taint {{{key}: {value}}}");
+            }
+            Self::NodeAffinity => "node(s) didn't match Pod's node affinity/selector",
+            Self::HostPort => "node(s) didn't have free ports for the requested pod ports",
+            Self::TooManyPods => "Too many pods",
+            Self::Insufficient(resource) => return write!(f, "Insufficient {resource}"),
+            Self::Spread => "node(s) didn't match pod topology spread constraints",
+            Self::SpreadLabel => {
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            }
+            Self::PodAffinity => "node(s) didn't match pod affinity rules",
+            Self::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules",
+            Self::ExistingAntiAffinity => {
+                "node(s) didn't satisfy existing pods anti-affinity rules"
+            }
+        })
+    }
+}
+
+/// Whether `pod` may go to `node`. `affinity` and `spread` hold what was
+/// worked out once for the pod over the whole cluster. Resources give every
+/// shortage, the other rules the first reason, as upstream reports them.
+pub fn filter(
+    pod: &PodInfo,
+    node: &NodeInfo,
+    affinity: &Affinity,
+    spread: &Spread,
+) -> Result<(), Vec<Refusal>> {
+    let one = |refusal| Err(vec![refusal]);
+    let spec = &pod.spec;
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    if node.unschedulable && !tolerates(tolerations, &cordon_taint()) {
+        return one(Refusal::Cordoned);
+    }
+    if pod.node.as_ref().is_some_and(|name| *name != node.name) {
+        return one(Refusal::NodeName);
+    }
+    if let Some(taint) =
+        untolerated(tolerations, &node.taints, |effect| effect != "PreferNoSchedule")
+    {
+        return one(Refusal::Taint {
+            key: taint.key.clone(),
+            value: taint.value.clone().unwrap_or_default(),
+        });
+    }
+    if !matches_node(spec, node) {
+        return one(Refusal::NodeAffinity);
+    }
+    if host_port_taken(spec, node) {
+        return one(Refusal::HostPort);
+    }
+    fits(pod, node)?;
+    spread.filter(node).map_err(|refusal| vec![refusal])?;
+    affinity.filter(node).map_err(|refusal| vec![refusal])
+}
+
+/// Whether the node has room. Zero requests fit on an over-full node.
+fn fits(pod: &PodInfo, node: &NodeInfo) -> Result<(), Vec<Refusal>> {
+    let mut short = Vec::new();
+    if node.pods.len() >= node.max_pods {
+        short.push(Refusal::TooManyPods);
+    }
+    let (wants, has, used) = (&pod.requests, &node.allocatable, &node.requested);
+    let mut check = |name: &str, wants: i64, has: i64, used: i64| {
+        if wants > 0 && wants > has.saturating_sub(used) {
+            short.push(Refusal::Insufficient(name.into()));
+        }
+    };
+    check("cpu", wants.cpu_milli, has.cpu_milli, used.cpu_milli);
+    check("memory", wants.memory_bytes, has.memory_bytes, used.memory_bytes);
+    check("ephemeral-storage", wants.storage_bytes, has.storage_bytes, used.storage_bytes);
+    for (name, amount) in &wants.extended {
+        let of =
+            |list: &std::collections::BTreeMap<String, i64>| list.get(name).copied().unwrap_or(0);
+        check(name, *amount, of(&has.extended), of(&used.extended));
+    }
+    if short.is_empty() { Ok(()) } else { Err(short) }
+}
+
+/// Whether `nodeSelector` and required node affinity both accept the node.
+pub fn matches_node(spec: &PodSpec, node: &NodeInfo) -> bool {
+    let selected = (spec.node_selector.iter().flatten())
+        .all(|(key, value)| node.labels.get(key) == Some(value));
+    selected && required_node_affinity(spec).is_none_or(|required| matches_any_term(required, node))
+}
+
+fn required_node_affinity(spec: &PodSpec) -> Option<&NodeSelector> {
+    spec.affinity
+        .as_ref()?
+        .node_affinity
+        .as_ref()?
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()
+}
+
+/// Terms are alternatives.
+fn matches_any_term(selector: &NodeSelector, node: &NodeInfo) -> bool {
+    selector.node_selector_terms.iter().any(|term| matches_term(term, node))
+}
+
+/// The requirements of one term must all hold; an empty term matches nothing.
+pub fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    if expressions.is_empty() && fields.is_empty() {
+        return false;
+    }
+    expressions
+        .iter()
+        .all(|requirement| matches_requirement(requirement, node.labels.get(&requirement.key)))
+        && fields.iter().all(|requirement| {
+            let value = (requirement.key == "metadata.name").then_some(&node.name);
+            matches_requirement(requirement, value)
+        })
+}
+
+fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let compare = |wanted: fn(&i64, &i64) -> bool| {
+        let (Some(Ok(mine)), Some(Ok(theirs))) = (
+            value.map(|value| value.parse::<i64>()),
+            values.first().map(|value| value.parse::<i64>()),
+        ) else {
+            return false;
+        };
+        wanted(&mine, &theirs)
+    };
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(|value| values.contains(value)),
+        "NotIn" => value.is_none_or(|value| !values.contains(value)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compare(i64::gt),
+        "Lt" => compare(i64::lt),
+        // Validation knows no other operator; an unknown one matches nothing.
+        _ => false,
+    }
+}
+
+fn cordon_taint() -> Taint {
+    Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() }
+}
+
+/// The first taint whose effect `counts` and that no toleration covers.
+pub fn untolerated<'a>(
+    tolerations: &[Toleration],
+    taints: &'a [Taint],
+    counts: impl Fn(&str) -> bool,
+) -> Option<&'a Taint> {
+    taints.iter().find(|taint| counts(&taint.effect) && !tolerates(tolerations, taint))
+}
+
+/// Whether any of `tolerations` covers `taint`
+/// (Kubernetes documentation, "Taints and Tolerations").
+pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
+    tolerations.iter().any(|toleration| {
+        let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+        let effect =
+            empty(&toleration.effect) || toleration.effect.as_deref() == Some(&taint.effect);
+        let key = empty(&toleration.key) || toleration.key.as_deref() == Some(&taint.key);
+        let value = match toleration.operator.as_deref() {
+            Some("Exists") => true,
+            _ => {
+                !empty(&toleration.key)
+                    && toleration.value.as_deref().unwrap_or_default()
+                        == taint.value.as_deref().unwrap_or_default()
+            }
+        };
+        effect && key && value
+    })
+}
+
+/// A host port conflicts with the same port and protocol on the same address,
+/// or when either side claims all addresses.
+fn host_port_taken(spec: &PodSpec, node: &NodeInfo) -> bool {
+    let wanted = host_ports(spec);
+    if wanted.is_empty() {
+        return false;
+    }
+    node.pods.values().flat_map(|pod| host_ports(&pod.spec)).any(|taken| {
+        wanted.iter().any(|port| {
+            let everywhere = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
+            (port.0, port.1) == (taken.0, taken.1)
+                && (port.2 == taken.2 || everywhere(port.2) || everywhere(taken.2))
+        })
+    })
+}
+
+/// Host ports as (port, protocol, address).
+fn host_ports(spec: &PodSpec) -> Vec<(i32, &str, &str)> {
+    let sidecars = (spec.init_containers.iter().flatten())
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    (spec.containers.iter().chain(sidecars))
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = port.host_port.filter(|number| *number > 0)?;
+            Some((
+                number,
+                port.protocol.as_deref().unwrap_or("TCP"),
+                port.host_ip.as_deref().unwrap_or_default(),
+            ))
+        })
+        .collect()
+}
+
+/// Whether `labels` hold `key`, which topologies are named by.
+pub(crate) fn topology<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
+    labels.get(key).map(String::as_str)
+}

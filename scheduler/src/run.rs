@@ -1,0 +1,294 @@
+//! Feeds the picture of the cluster from watches, places what waits, and hands
+//! decisions to [`crate::bind`].
+//!
+//! One task owns the picture and the queue, so a decision sees a consistent
+//! cluster. Bindings are written beside it; one that fails gives its room back
+//! and its pod another turn.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::SCHEDULER_NAME;
+use crate::bind::Binder;
+use crate::cluster::{Cluster, PodInfo};
+use crate::place::place;
+use crate::queue::Queue;
+
+/// Bindings and refusals being written at once. More wait for their turn; the
+/// decisions are already taken then, so nothing is placed twice.
+const WRITES_AT_ONCE: usize = 32;
+/// Watch events taken in before the next decision. When full the watches wait.
+const EVENT_QUEUE: usize = 1024;
+
+/// What the watches and the finished writes tell the owner of the picture.
+enum News {
+    Pod(Box<watcher::Event<Pod>>),
+    Node(Box<watcher::Event<Node>>),
+    Namespace(Box<watcher::Event<Namespace>>),
+    /// A binding was not written, and may be tried again.
+    NotBound(Arc<PodInfo>),
+    /// A binding was refused because the pod is gone.
+    Gone(Arc<PodInfo>),
+}
+
+/// Schedules until cancelled. Fails only when a watch ends for good.
+pub async fn run(client: Client, cancel: CancellationToken) -> anyhow::Result<()> {
+    let (news_tx, news_rx) = mpsc::channel(EVENT_QUEUE);
+    let mut tasks = JoinSet::new();
+    // Pods that have finished neither wait nor take room.
+    let pods = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    tasks.spawn(forward(Api::<Pod>::all(client.clone()), pods, News::Pod, news_tx.clone()));
+    tasks.spawn(forward(
+        Api::<Node>::all(client.clone()),
+        watcher::Config::default(),
+        News::Node,
+        news_tx.clone(),
+    ));
+    let namespaces = watcher::Config::default();
+    tasks.spawn(forward(
+        Api::<Namespace>::all(client.clone()),
+        namespaces,
+        News::Namespace,
+        news_tx.clone(),
+    ));
+    let scheduler = Scheduler {
+        cluster: Cluster::default(),
+        queue: Queue::default(),
+        synced: Synced::default(),
+        binder: Binder::new(client),
+        permits: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
+        writes: JoinSet::new(),
+        news_tx,
+    };
+    tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        () = scheduler.work(news_rx) => Ok(()),
+        ended = tasks.join_next() => anyhow::bail!("a watch of the scheduler ended: {ended:?}"),
+    }
+}
+
+/// Watches one kind for ever, with back-off after errors.
+async fn forward<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    wrap: fn(Box<watcher::Event<K>>) -> News,
+    news_tx: mpsc::Sender<News>,
+) where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let mut events = watcher(api, config)
+        .default_backoff()
+        .inspect_err(|error| debug!(%error, "watch interrupted"))
+        .boxed();
+    while let Some(event) = events.next().await {
+        if let Ok(event) = event
+            && news_tx.send(wrap(Box::new(event))).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Which kinds have been listed once: no decision is taken on half a picture.
+#[derive(Default)]
+struct Synced {
+    pods: bool,
+    nodes: bool,
+    namespaces: bool,
+}
+
+struct Scheduler {
+    cluster: Cluster,
+    queue: Queue,
+    synced: Synced,
+    binder: Binder,
+    permits: Arc<Semaphore>,
+    writes: JoinSet<()>,
+    news_tx: mpsc::Sender<News>,
+}
+
+impl Scheduler {
+    async fn work(mut self, mut news_rx: mpsc::Receiver<News>) {
+        let mut batch = Vec::new();
+        loop {
+            let next_due = self.queue.advance(Instant::now());
+            self.place_ready();
+            let due = async {
+                match next_due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                received = news_rx.recv_many(&mut batch, EVENT_QUEUE) => {
+                    if received == 0 {
+                        return;
+                    }
+                    for news in batch.drain(..) {
+                        self.take_in(news);
+                    }
+                }
+                () = due => {}
+                Some(finished) = self.writes.join_next(), if !self.writes.is_empty() => {
+                    if let Err(error) = finished {
+                        warn!(%error, "a write of the scheduler broke off");
+                    }
+                }
+            }
+        }
+    }
+
+    fn place_ready(&mut self) {
+        if !(self.synced.pods && self.synced.nodes && self.synced.namespaces) {
+            return;
+        }
+        while let Some(pod) = self.queue.pop() {
+            match place(&pod, &self.cluster) {
+                Ok(node) => self.assume_and_bind(pod, node),
+                Err(refused) => self.refuse(&pod, refused.to_string()),
+            }
+        }
+    }
+
+    fn assume_and_bind(&mut self, pod: Arc<PodInfo>, node: String) {
+        let assumed = Arc::new(PodInfo { node: Some(node.clone()), ..(*pod).clone() });
+        self.cluster.upsert_pod(assumed);
+        let (binder, permits, news_tx) =
+            (self.binder.clone(), self.permits.clone(), self.news_tx.clone());
+        self.writes.spawn(async move {
+            let Ok(_permit) = permits.acquire_owned().await else { return };
+            match binder.bind(&pod, &node).await {
+                Ok(()) => info!(pod = %pod.name, namespace = %pod.namespace, %node, "bound"),
+                Err(error) => {
+                    debug!(pod = %pod.name, namespace = %pod.namespace, %node, %error, "binding refused");
+                    let news = match &error {
+                        kube::Error::Api(status) if status.is_not_found() => News::Gone(pod),
+                        // Somebody bound it first: the watch brings where to.
+                        kube::Error::Api(status) if status.code == 409 => return,
+                        _ => News::NotBound(pod),
+                    };
+                    // A closed channel means that we are stopping.
+                    let _ = news_tx.send(news).await;
+                }
+            }
+        });
+    }
+
+    fn refuse(&mut self, pod: &Arc<PodInfo>, message: String) {
+        if !self.queue.report(&pod.uid, &message) {
+            return;
+        }
+        let (binder, permits, pod) = (self.binder.clone(), self.permits.clone(), pod.clone());
+        self.writes.spawn(async move {
+            let Ok(_permit) = permits.acquire_owned().await else { return };
+            binder.refuse(&pod, message).await;
+        });
+    }
+
+    fn take_in(&mut self, news: News) {
+        match news {
+            News::Pod(event) => self.take_in_pod(*event),
+            News::Node(event) => self.take_in_node(*event),
+            News::Namespace(event) => self.take_in_namespace(*event),
+            News::Gone(pod) => {
+                self.cluster.remove_pod(&pod.uid);
+            }
+            News::NotBound(pod) => {
+                self.cluster.remove_pod(&pod.uid);
+                self.queue.delay(pod, Instant::now());
+            }
+        }
+    }
+
+    fn take_in_pod(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Init => {
+                // A fresh list follows; what it does not name is gone.
+                self.synced.pods = false;
+                let uids: Vec<String> = self.cluster.pods().map(|pod| pod.uid.clone()).collect();
+                uids.iter().for_each(|uid| {
+                    self.cluster.remove_pod(uid);
+                });
+                self.queue = Queue::default();
+            }
+            watcher::Event::InitDone => self.synced.pods = true,
+            watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => self.upsert_pod(&pod),
+            watcher::Event::Delete(pod) => {
+                let uid = pod.metadata.uid.unwrap_or_default();
+                self.queue.remove(&uid);
+                if self.cluster.remove_pod(&uid) {
+                    self.queue.wake_parked();
+                }
+            }
+        }
+    }
+
+    fn take_in_node(&mut self, event: watcher::Event<Node>) {
+        match event {
+            watcher::Event::Init => {
+                self.synced.nodes = false;
+                let names: Vec<String> =
+                    self.cluster.nodes().map(|node| node.name.clone()).collect();
+                names.iter().for_each(|name| self.cluster.remove_node(name));
+                return;
+            }
+            watcher::Event::InitDone => self.synced.nodes = true,
+            watcher::Event::Apply(node) | watcher::Event::InitApply(node) => {
+                if !self.cluster.upsert_node(&node) {
+                    return;
+                }
+            }
+            // The message of a parked pod names how many nodes there are.
+            watcher::Event::Delete(node) => {
+                self.cluster.remove_node(&node.metadata.name.unwrap_or_default())
+            }
+        }
+        self.queue.wake_parked();
+    }
+
+    fn take_in_namespace(&mut self, event: watcher::Event<Namespace>) {
+        match event {
+            watcher::Event::Init => {}
+            watcher::Event::InitDone => self.synced.namespaces = true,
+            watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace) => {
+                self.cluster.upsert_namespace(&namespace);
+            }
+            watcher::Event::Delete(namespace) => {
+                self.cluster.remove_namespace(&namespace.metadata.name.unwrap_or_default());
+            }
+        }
+    }
+
+    fn upsert_pod(&mut self, pod: &Pod) {
+        let Some(info) = PodInfo::of(pod) else { return };
+        let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
+        let gated = gates.is_some_and(|gates| !gates.is_empty());
+        let ours = info.spec.scheduler_name.as_deref().unwrap_or(SCHEDULER_NAME) == SCHEDULER_NAME;
+        if info.node.is_some() {
+            self.queue.remove(&info.uid);
+            // Leaving, or labelled anew: others may fit or be wanted there now.
+            let before = self.cluster.pods_by_uid(&info.uid);
+            let news = before.is_none_or(|before| {
+                before.labels != info.labels || before.terminating != info.terminating
+            });
+            self.cluster.upsert_pod(Arc::new(info));
+            if news {
+                self.queue.wake_parked();
+            }
+        } else if !ours || gated || info.terminating {
+            self.queue.remove(&info.uid);
+        } else if self.cluster.pods_by_uid(&info.uid).is_none() {
+            self.queue.upsert(Arc::new(info));
+        }
+        // Otherwise its binding is on the way and this is older news.
+    }
+}
