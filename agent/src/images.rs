@@ -1,0 +1,329 @@
+//! Images: names as Docker reads them, and pulls that happen once.
+//!
+//! A local image is used without asking any registry unless the policy is
+//! `Always`. Pods that want the same image share one look-up and one pull.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Secret};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
+
+use crate::runtime::{Credentials, Image, Runtime, RuntimeError};
+
+/// How long a look-up is believed. Short, because an image may be built anew
+/// under the same name at any time; long enough for pods that start together.
+const LOOK_UP_LIFE: Duration = Duration::from_secs(1);
+
+/// Why there is no image for a container.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// The name is not one.
+    #[error(
+        "Failed to apply default image tag \"{0}\": couldn't parse image name \"{0}\": invalid reference format"
+    )]
+    InvalidName(String),
+    /// It is not here, and the policy forbids to pull it.
+    #[error("Container image \"{0}\" is not present with pull policy of Never")]
+    Never(String),
+    /// The registry or the runtime refused.
+    #[error("{message}")]
+    Pull {
+        /// In the runtime's words.
+        message: String,
+    },
+}
+
+impl ImageError {
+    /// The reason that the container's status shows.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidName(_) => "InvalidImageName",
+            Self::Never(_) => "ErrImageNeverPull",
+            Self::Pull { .. } => "ErrImagePull",
+        }
+    }
+}
+
+/// Finds and pulls images.
+pub struct Images {
+    runtime: Arc<dyn Runtime>,
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
+}
+
+/// One image name. The lock is held during a look-up or pull, so others wait
+/// for the result instead of asking again.
+type Slot = AsyncMutex<Option<(Image, Instant)>>;
+
+/// What a container's image policy asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Pull it in any case.
+    Always,
+    /// Pull it when it is not here.
+    IfNotPresent,
+    /// Never pull it.
+    Never,
+}
+
+impl Policy {
+    /// The container's policy; without one, `latest` is always pulled.
+    pub fn of(container: &Container) -> Self {
+        match container.image_pull_policy.as_deref() {
+            Some("Always") => Self::Always,
+            Some("Never") => Self::Never,
+            Some(_) => Self::IfNotPresent,
+            None => match normalized(container.image.as_deref().unwrap_or_default()) {
+                Some(name) if name.ends_with(":latest") => Self::Always,
+                _ => Self::IfNotPresent,
+            },
+        }
+    }
+}
+
+impl Images {
+    /// Images of one runtime.
+    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+        Self { runtime, slots: Mutex::default() }
+    }
+
+    /// The image if it is here.
+    pub async fn local(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
+        let slot = self.slot(name);
+        let mut slot = slot.lock().await;
+        if let Some((image, at)) = slot.as_ref()
+            && at.elapsed() < LOOK_UP_LIFE
+        {
+            return Ok(Some(image.clone()));
+        }
+        let found = self.runtime.image(name).await?;
+        *slot = found.clone().map(|image| (image, Instant::now()));
+        Ok(found)
+    }
+
+    /// Pulls the image, trying one set of credentials after the other.
+    pub async fn pull(&self, name: &str, credentials: &[Credentials]) -> Result<Image, ImageError> {
+        let slot = self.slot(name);
+        let waiting_since = Instant::now();
+        let mut slot = slot.lock().await;
+        // Someone else pulled it while we waited for the lock.
+        if let Some((image, at)) = slot.as_ref()
+            && *at > waiting_since
+        {
+            return Ok(image.clone());
+        }
+        let mut attempts = credentials.iter().map(Some).collect::<Vec<_>>();
+        if attempts.is_empty() {
+            attempts.push(None);
+        }
+        let mut message = String::new();
+        for attempt in attempts {
+            match self.runtime.pull(name, attempt).await {
+                Ok(image) => {
+                    *slot = Some((image.clone(), Instant::now()));
+                    return Ok(image);
+                }
+                Err(error) => message = error.to_string(),
+            }
+        }
+        Err(ImageError::Pull { message })
+    }
+
+    fn slot(&self, name: &str) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names that nobody uses any more are dropped now and then.
+        if slots.len() > 256 {
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        slots.entry(name.to_owned()).or_default().clone()
+    }
+}
+
+/// The name with its tag, as Docker completes it; `None` if it is not a name.
+pub fn normalized(name: &str) -> Option<String> {
+    let (rest, digest) = match name.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (name, None),
+    };
+    let last = rest.rsplit('/').next()?;
+    let (path, tag) = match last.rsplit_once(':') {
+        Some((_, tag)) => (&rest[..rest.len() - tag.len() - 1], Some(tag)),
+        None => (rest, None),
+    };
+    let component = |text: &str| {
+        !text.is_empty()
+            && text.chars().all(|c| {
+                c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-')
+            })
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let mut parts = path.split('/').peekable();
+    // The first part may be a registry: a host name with a dot or port.
+    if let Some(first) = parts.peek()
+        && path.contains('/')
+        && (first.contains(['.', ':']) || *first == "localhost")
+    {
+        let valid = first
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
+        parts.next().filter(|_| valid)?;
+    }
+    if !parts.all(component) {
+        return None;
+    }
+    let tag_valid = |tag: &str| {
+        (1..=128).contains(&tag.len())
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+            && !tag.starts_with(['.', '-'])
+    };
+    if tag.is_some_and(|tag| !tag_valid(tag)) {
+        return None;
+    }
+    match (tag, digest) {
+        (_, Some(digest)) => {
+            let (algorithm, hex) = digest.split_once(':')?;
+            let valid = !algorithm.is_empty()
+                && hex.len() >= 32
+                && hex.chars().all(|c| c.is_ascii_hexdigit());
+            valid.then(|| name.to_owned())
+        }
+        (Some(_), None) => Some(name.to_owned()),
+        (None, None) => Some(format!("{name}:latest")),
+    }
+}
+
+/// The registry that a name refers to.
+fn registry_of(name: &str) -> &str {
+    match name.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
+        _ => "docker.io",
+    }
+}
+
+/// The credentials in `secrets` that are meant for the image's registry.
+pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<Credentials> {
+    let registry = registry_of(image);
+    let mut found = Vec::new();
+    for secret in secrets {
+        let data = secret.data.as_ref();
+        let configs = [(".dockerconfigjson", true), (".dockercfg", false)];
+        for (key, wrapped) in configs {
+            let Some(bytes) = data.and_then(|data| data.get(key)) else { continue };
+            // A secret that is no JSON holds no credentials.
+            let Ok(config) = serde_json::from_slice::<serde_json::Value>(&bytes.0) else {
+                continue;
+            };
+            let entries = if wrapped { &config["auths"] } else { &config };
+            for (server, entry) in entries.as_object().into_iter().flatten() {
+                if host_of(server) == registry
+                    && let Some(credentials) = entry_credentials(server, entry)
+                {
+                    found.push(credentials);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The host of a registry's address; Docker Hub has several spellings.
+fn host_of(server: &str) -> &str {
+    let host = server
+        .trim_start_matches("https://")
+        .trim_start_matches("http://")
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    if matches!(host, "index.docker.io" | "registry-1.docker.io" | "docker.io") {
+        "docker.io"
+    } else {
+        host
+    }
+}
+
+fn entry_credentials(server: &str, entry: &serde_json::Value) -> Option<Credentials> {
+    use base64::Engine as _;
+    let text = |key: &str| entry[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let (username, password) = match (text("username"), text("password")) {
+        (Some(username), Some(password)) => (username, password),
+        _ => {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")?).ok()?;
+            let decoded = String::from_utf8(decoded).ok()?;
+            let (username, password) = decoded.split_once(':')?;
+            (username.to_owned(), password.to_owned())
+        }
+    };
+    Some(Credentials { username, password, registry: server.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::runtime::memory::Memory;
+
+    #[test]
+    fn names_are_completed_or_refused() {
+        let digest = format!("redis@sha256:{}", "a".repeat(64));
+        let cases = [
+            ("redis", Some("redis:latest")),
+            ("redis:7", Some("redis:7")),
+            ("mjbright/flask-web:v1", Some("mjbright/flask-web:v1")),
+            ("localhost:5000/a/b", Some("localhost:5000/a/b:latest")),
+            ("registry.k8s.io/pause", Some("registry.k8s.io/pause:latest")),
+            (digest.as_str(), Some(digest.as_str())),
+            ("", None),
+            ("Redis", None),
+            ("a b", None),
+            ("redis:", None),
+            ("redis@sha256:xyz", None),
+            ("-redis", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(normalized(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_for_the_right_registry() {
+        let config = json!({"auths": {
+            "https://index.docker.io/v1/": {"auth": "dTpw"},
+            "reg.example:5000": {"username": "a", "password": "b"},
+        }});
+        let secret: Secret = Secret {
+            data: Some(
+                [(
+                    ".dockerconfigjson".to_owned(),
+                    k8s_openapi::ByteString(config.to_string().into_bytes()),
+                )]
+                .into(),
+            ),
+            ..Secret::default()
+        };
+        let secrets = [Arc::new(secret)];
+        let users = |image: &str| {
+            credentials(image, &secrets).into_iter().map(|c| c.username).collect::<Vec<_>>()
+        };
+        assert_eq!(users("redis"), ["u"]);
+        assert_eq!(users("reg.example:5000/x:1"), ["a"]);
+        assert!(users("other.example/x").is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_that_start_together_share_a_look_up() {
+        let memory = Arc::new(Memory::new());
+        memory.add_image("a:1");
+        let images = Images::new(memory.clone());
+        for _ in 0..5 {
+            assert!(images.local("a:1").await.unwrap().is_some());
+        }
+        assert_eq!(memory.calls(), ["image a:1"]);
+        tokio::time::advance(LOOK_UP_LIFE).await;
+        assert!(images.local("a:1").await.unwrap().is_some());
+        assert_eq!(memory.calls().len(), 2);
+    }
+}

@@ -1,0 +1,36 @@
+//! The node agent: what the API says should run on this node, runs.
+//!
+//! Reads the pods bound to its node and the config maps, secrets and services
+//! they name. Writes their status, events, its Node object and its lease.
+//!
+//! The modules in reading order: [`runtime`] is Docker behind a trait, with an
+//! in-memory twin; [`pod`] decides (`plan`, `status`) and acts (`apply`);
+//! [`probe`] asks containers how they are; [`volume`] lays out their files;
+//! [`network`] gives each pod an address; [`node`] reports the machine;
+//! [`server`] answers the API server's calls for logs and exec.
+//!
+//! Left out: talking to other agents, and any store of its own. All state is
+//! in the API, in Docker's labels, and in files under the data directory.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod agent;
+mod config;
+pub mod events;
+pub mod images;
+mod join;
+pub mod metrics;
+pub mod network;
+pub mod node;
+pub mod pod;
+pub mod probe;
+mod revision;
+pub mod runtime;
+pub mod server;
+mod teardown;
+pub mod volume;
+
+pub use agent::run;
+pub use config::{Config, instance_of};
+pub use join::{JoinError, JoinToken, Joined, Renewal, RequestError, TokenError, join};
+pub use teardown::{Removed, teardown};

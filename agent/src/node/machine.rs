@@ -1,0 +1,173 @@
+//! What the machine has and how much of it is left, from `/proc` and the file
+//! systems.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use nix::sys::statvfs::statvfs;
+
+/// Below this much available memory the node is under pressure; the kubelet's
+/// own limit.
+const MEMORY_LEFT_BYTES: u64 = 100 << 20;
+/// Below this share of a disk, in percent.
+const DISK_LEFT_PERCENT: u64 = 10;
+/// Below this share of its inodes.
+const INODES_LEFT_PERCENT: u64 = 5;
+/// Below this share of process ids.
+const PIDS_LEFT_PERCENT: u64 = 5;
+
+/// The machine, as it was at the start.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    cpus: usize,
+    /// All memory in bytes.
+    pub memory_bytes: u64,
+    disk_bytes: u64,
+    huge_pages: BTreeMap<String, u64>,
+    /// Changes with every boot.
+    pub(super) boot_id: String,
+    /// Stays.
+    pub(super) machine_id: String,
+    pub(super) system_uuid: String,
+    pub(super) kernel: String,
+}
+
+/// What runs short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Pressures {
+    pub(super) memory: bool,
+    pub(super) disk: bool,
+    pub(super) pids: bool,
+}
+
+impl Machine {
+    /// Reads the machine.
+    pub fn read() -> io::Result<Self> {
+        let line = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
+        let machine_id = line("/etc/machine-id")
+            .or_else(|_| line("/var/lib/dbus/machine-id"))
+            .unwrap_or_default();
+        Ok(Self {
+            cpus: std::thread::available_parallelism()?.get(),
+            memory_bytes: meminfo(&fs::read_to_string("/proc/meminfo")?, "MemTotal")
+                .unwrap_or_default(),
+            disk_bytes: statvfs("/")
+                .map(|disk| disk.blocks() * disk.fragment_size())
+                .unwrap_or_default(),
+            huge_pages: huge_pages(),
+            boot_id: line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+            // Virtual machines often have none that can be read.
+            system_uuid: line("/sys/class/dmi/id/product_uuid")
+                .unwrap_or_else(|_| machine_id.clone()),
+            machine_id,
+            kernel: line("/proc/sys/kernel/osrelease")?,
+        })
+    }
+
+    /// What the scheduler may give away.
+    pub(super) fn resources(
+        &self,
+        max_pods: u32,
+        extended: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, Quantity> {
+        let mut resources: BTreeMap<String, Quantity> = [
+            ("cpu", self.cpus.to_string()),
+            ("memory", format!("{}Ki", self.memory_bytes >> 10)),
+            ("ephemeral-storage", format!("{}Ki", self.disk_bytes >> 10)),
+            ("pods", max_pods.to_string()),
+        ]
+        .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+        .into();
+        resources.extend(
+            self.huge_pages.iter().map(|(name, bytes)| (name.clone(), Quantity(bytes.to_string()))),
+        );
+        resources
+            .extend(extended.iter().map(|(name, amount)| (name.clone(), Quantity(amount.clone()))));
+        resources
+    }
+
+    /// What runs short now. What cannot be read does not.
+    pub(super) fn pressures(&self, data_dir: &Path, runtime_dir: Option<&Path>) -> Pressures {
+        let memory = fs::read_to_string("/proc/meminfo")
+            .ok()
+            .and_then(|text| meminfo(&text, "MemAvailable"));
+        Pressures {
+            memory: memory.is_some_and(|left| left < MEMORY_LEFT_BYTES),
+            disk: [Some(data_dir), runtime_dir].into_iter().flatten().any(is_full),
+            pids: pids_left_percent().is_some_and(|left| left < PIDS_LEFT_PERCENT),
+        }
+    }
+}
+
+fn is_full(path: &Path) -> bool {
+    let Ok(disk) = statvfs(path) else { return false };
+    let below =
+        |left: u64, all: u64, percent: u64| all > 0 && left.saturating_mul(100) / all < percent;
+    below(disk.blocks_available(), disk.blocks(), DISK_LEFT_PERCENT)
+        || below(disk.files_available(), disk.files(), INODES_LEFT_PERCENT)
+}
+
+fn pids_left_percent() -> Option<u64> {
+    let most: u64 = fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    // The fourth field is running/all.
+    let all: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+    Some(most.saturating_sub(all) * 100 / most.max(1))
+}
+
+/// A line of `/proc/meminfo` in bytes.
+fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Reserved huge pages, by resource name.
+fn huge_pages() -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    let Ok(sizes) = fs::read_dir("/sys/kernel/mm/hugepages") else { return found };
+    for size in sizes.flatten() {
+        let name = size.file_name().to_string_lossy().into_owned();
+        let kib = name
+            .strip_prefix("hugepages-")
+            .and_then(|rest| rest.strip_suffix("kB")?.parse::<u64>().ok());
+        let count = fs::read_to_string(size.path().join("nr_hugepages"))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok());
+        if let (Some(kib), Some(count)) = (kib, count) {
+            let unit = if kib >= 1 << 20 {
+                format!("{}Gi", kib >> 20)
+            } else {
+                format!("{}Mi", kib >> 10)
+            };
+            found.insert(format!("hugepages-{unit}"), count * (kib << 10));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_in_bytes() {
+        let text = "MemTotal:       24687772 kB\nMemFree:  1 kB\nMemAvailable: 100 kB\n";
+        assert_eq!(meminfo(text, "MemTotal"), Some(24_687_772 << 10));
+        assert_eq!(meminfo(text, "MemAvailable"), Some(100 << 10));
+        assert_eq!(meminfo(text, "Mem"), None);
+    }
+
+    #[test]
+    fn this_machine_has_something_to_give() {
+        let machine = Machine::read().unwrap();
+        let resources =
+            machine.resources(110, &[("example.com/gpu".to_owned(), "2".to_owned())].into());
+        assert_eq!(resources["pods"].0, "110");
+        assert_eq!(resources["example.com/gpu"].0, "2");
+        assert!(machine.memory_bytes > 0);
+    }
+}

@@ -1,0 +1,361 @@
+//! The Node object: what this machine is, and that it lives.
+//!
+//! Writes the Node's labels, addresses and status, and its lease. The lease is
+//! the heartbeat, renewed every ten seconds; the status is written when it
+//! changes, and when the API shows another: the controllers call a node that
+//! was silent unknown, and only the node itself can say that it is not.
+
+mod address;
+mod condition;
+mod lease;
+mod machine;
+mod register;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::events::{Recorder, Severity};
+use crate::pod::context::chain;
+use crate::revision::{Revision, revision_of};
+use crate::runtime::{Image, Runtime, Version, sandbox_image};
+
+pub use machine::Machine;
+
+/// How often the lease is renewed while it lasts, so that one lost renewal or
+/// two do not cost the node its pods.
+const RENEWALS_PER_LEASE: u32 = 4;
+/// How often the status is looked over in full.
+const STATUS_PERIOD: Duration = Duration::from_secs(300);
+/// Images named in the status.
+const MAX_IMAGES: usize = 50;
+/// How long a node that the API has as ready may take to find its runtime and
+/// its pods after a restart of the agent.
+const WARM_UP: Duration = Duration::from_secs(8);
+/// How long the API may take to answer a heartbeat.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon an API that did not answer is asked again.
+const SILENCE_RETRY: Duration = Duration::from_secs(1);
+/// The version of Kubernetes that the node speaks.
+const KUBELET_VERSION: &str = concat!("v1.35.0+skiff.", env!("CARGO_PKG_VERSION"));
+
+/// What keeps the node from being ready, beside the machine's own pressures.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    /// Why the runtime does not answer.
+    pub runtime_rx: Option<watch::Receiver<Option<String>>>,
+    /// Why there is no pod network yet.
+    pub network_rx: Option<watch::Receiver<Option<String>>>,
+}
+
+/// This node.
+pub struct NodeAgent {
+    config: Config,
+    client: kube::Client,
+    runtime: Arc<dyn Runtime>,
+    recorder: Recorder,
+    machine: Machine,
+    /// The node's addresses, the one that other nodes use first.
+    pub ips: Vec<IpAddr>,
+}
+
+impl NodeAgent {
+    /// Looks at the machine. Nothing is written yet.
+    pub fn new(
+        config: Config,
+        client: kube::Client,
+        runtime: Arc<dyn Runtime>,
+        recorder: Recorder,
+    ) -> anyhow::Result<Self> {
+        let ips = vec![address::node_ip(&config)?];
+        let machine = Machine::read().context("cannot read what this machine has")?;
+        Ok(Self { config, client, runtime, recorder, machine, ips })
+    }
+
+    /// What the node gives to pods.
+    pub fn allocatable(&self) -> BTreeMap<String, Quantity> {
+        self.machine.resources(self.config.max_pods, &self.config.extended_resources)
+    }
+
+    /// The machine's memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.machine.memory_bytes
+    }
+
+    /// Keeps lease and status current until cancelled. `registered` is the Node
+    /// as the API has it; `api_back` is told when the API answers again after a
+    /// silence.
+    pub async fn run(
+        self: Arc<Self>,
+        registered: Node,
+        mut health: Health,
+        api_back: Arc<Notify>,
+        cancel: CancellationToken,
+    ) {
+        let begun = Instant::now();
+        let mut beat_at = begun;
+        let mut is_silent = false;
+        let mut own = self.watch_self();
+        let mut seen = Seen::default();
+        seen.take(registered);
+        let mut written: Option<NodeStatus> = None;
+        let mut full_look: Option<Instant> = None;
+        let mut facts = Facts::default();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep_until(beat_at) => match in_time(self.renew_lease()).await {
+                    Ok(()) => {
+                        beat_at = Instant::now() + self.config.lease_duration / RENEWALS_PER_LEASE;
+                        if std::mem::take(&mut is_silent) {
+                            info!("the API answers again");
+                            // Others may have written for us meanwhile, and a
+                            // watch may be a dead connection.
+                            written = None;
+                            own = self.watch_self();
+                            api_back.notify_one();
+                        }
+                    }
+                    Err(error) => {
+                        beat_at = Instant::now() + SILENCE_RETRY;
+                        if !std::mem::replace(&mut is_silent, true) {
+                            warn!(error, "lease not renewed, will be tried until it is");
+                        }
+                        continue;
+                    }
+                },
+                event = own.next() => match event {
+                    Some(Ok(watcher::Event::Apply(node) | watcher::Event::InitApply(node))) => {
+                        if !seen.take(node) {
+                            continue;
+                        }
+                        if written.as_ref().is_some_and(|own| !condition::agree(own, &seen.conditions)) {
+                            info!("the API has another status of this node, writing ours again");
+                            written = None;
+                        }
+                    }
+                    Some(Ok(watcher::Event::Delete(_))) => {
+                        // Deleted by hand: a node that lives comes back.
+                        let Ok(Some(node)) = self.register(&cancel).await else { continue };
+                        seen.take(node);
+                        written = None;
+                    }
+                    Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => continue,
+                    Some(Err(error)) => {
+                        debug!(%error, "watch on our node broke, will resume");
+                        continue;
+                    }
+                    None => own = self.watch_self(),
+                },
+                () = changed(&mut health.runtime_rx) => {}
+                () = changed(&mut health.network_rx) => {}
+            }
+            let problems = health.problems();
+            if !problems.is_empty()
+                && begun.elapsed() < WARM_UP
+                && condition::is_ready(&seen.conditions)
+            {
+                // Restarted: what ran goes on running while we find it again.
+                continue;
+            }
+            if full_look.is_none_or(|at| at.elapsed() >= STATUS_PERIOD)
+                || (facts.version.is_none() && problems.is_empty())
+            {
+                full_look = Some(Instant::now());
+                facts.look(self.runtime.as_ref()).await;
+            }
+            let status = self.status(&facts, &problems, &seen.conditions);
+            if written.as_ref().is_some_and(|known| condition::same(known, &status)) {
+                continue;
+            }
+            match in_time(self.write_status(&status)).await {
+                Ok(node) => {
+                    self.tell(&seen.conditions, &status, &node);
+                    seen.take(node);
+                    written = Some(status);
+                }
+                Err(error) => {
+                    warn!(error, "node status not written, will be tried again");
+                    beat_at = beat_at.min(Instant::now() + SILENCE_RETRY);
+                }
+            }
+        }
+    }
+
+    /// This node's object, and whatever becomes of it.
+    fn watch_self(&self) -> BoxStream<'static, watcher::Result<watcher::Event<Node>>> {
+        let config = watcher::Config::default()
+            .any_semantic()
+            .fields(&format!("metadata.name={}", self.config.node_name));
+        Box::pin(watcher(Api::<Node>::all(self.client.clone()), config).default_backoff())
+    }
+
+    /// Readiness changes are events, too.
+    fn tell(&self, known: &[NodeCondition], status: &NodeStatus, node: &Node) {
+        let ready = condition::is_ready(status.conditions.as_deref().unwrap_or_default());
+        if condition::is_ready(known) != ready {
+            let reason = if ready { "NodeReady" } else { "NodeNotReady" };
+            let message = format!("Node {} status is now: {reason}", self.config.node_name);
+            self.recorder.node(node, Severity::Normal, reason, message);
+        }
+    }
+
+    fn status(&self, facts: &Facts, problems: &[String], old: &[NodeCondition]) -> NodeStatus {
+        let root = facts.version.as_ref().map(|version| version.root_dir.as_str());
+        let pressures =
+            self.machine.pressures(&self.config.data_dir, root.map(std::path::Path::new));
+        let resources = self.allocatable();
+        let mut addresses: Vec<_> = self
+            .ips
+            .iter()
+            .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
+            .collect();
+        addresses
+            .push(NodeAddress { type_: "Hostname".into(), address: self.config.node_name.clone() });
+        NodeStatus {
+            addresses: Some(addresses),
+            capacity: Some(resources.clone()),
+            allocatable: Some(resources),
+            conditions: Some(condition::compute(pressures, problems, old, Timestamp::now())),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint {
+                    port: i32::from(self.config.listen.port()),
+                }),
+            }),
+            images: Some(facts.images.clone()),
+            node_info: Some(self.info(facts.version.as_ref())),
+            ..NodeStatus::default()
+        }
+    }
+
+    fn info(&self, version: Option<&Version>) -> NodeSystemInfo {
+        let runtime = version.map_or_else(
+            || "docker://".into(),
+            |found| format!("{}://{}", found.name, found.version),
+        );
+        NodeSystemInfo {
+            architecture: sandbox_image::architecture().into(),
+            boot_id: self.machine.boot_id.clone(),
+            container_runtime_version: runtime,
+            kernel_version: self.machine.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: KUBELET_VERSION.into(),
+            machine_id: self.machine.machine_id.clone(),
+            operating_system: "linux".into(),
+            os_image: version.map(|version| version.os_image.clone()).unwrap_or_default(),
+            system_uuid: self.machine.system_uuid.clone(),
+            swap: None,
+        }
+    }
+
+    async fn write_status(&self, status: &NodeStatus) -> kube::Result<Node> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let patch = Patch::Strategic(json!({"status": status}));
+        nodes.patch_status(&self.config.node_name, &PatchParams::default(), &patch).await
+    }
+}
+
+impl Health {
+    fn problems(&self) -> Vec<String> {
+        let known = |receiver: &Option<watch::Receiver<Option<String>>>, what: &str| {
+            let reason = receiver.as_ref()?.borrow().clone()?;
+            Some(format!("{what}: {reason}"))
+        };
+        let runtime = known(&self.runtime_rx, "container runtime is down");
+        let network = known(&self.network_rx, "pod network is not ready");
+        runtime.into_iter().chain(network).collect()
+    }
+}
+
+/// The node's conditions as the API had them last.
+#[derive(Default)]
+struct Seen {
+    revision: Option<Revision>,
+    conditions: Vec<NodeCondition>,
+}
+
+impl Seen {
+    /// Takes over what is not older than what is known.
+    fn take(&mut self, node: Node) -> bool {
+        let revision = revision_of(&node.metadata);
+        if revision < self.revision {
+            return false;
+        }
+        self.revision = revision;
+        self.conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        true
+    }
+}
+
+/// What came of a call to the API, which has to answer soon: a call that hangs
+/// must not cost the node its lease.
+async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(|error| chain(&error)),
+        Err(_) => Err("the API does not answer".into()),
+    }
+}
+
+/// Waits for a change; forever once the sender is gone.
+async fn changed(receiver: &mut Option<watch::Receiver<Option<String>>>) {
+    let changed = match receiver {
+        Some(receiver) => receiver.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
+    }
+}
+
+/// What the runtime knows; looked up rarely.
+#[derive(Default)]
+struct Facts {
+    version: Option<Version>,
+    images: Vec<ContainerImage>,
+}
+
+impl Facts {
+    async fn look(&mut self, runtime: &dyn Runtime) {
+        match runtime.version().await {
+            Ok(version) => self.version = Some(version),
+            Err(error) => debug!(%error, "version of the runtime not known"),
+        }
+        match runtime.images().await {
+            Ok(images) => self.images = named_images(images),
+            Err(error) => debug!(%error, "images of the runtime not known"),
+        }
+    }
+}
+
+/// The largest images that have a name.
+fn named_images(mut images: Vec<Image>) -> Vec<ContainerImage> {
+    images.retain(|image| !image.tags.is_empty() || !image.digests.is_empty());
+    images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    images.truncate(MAX_IMAGES);
+    images
+        .into_iter()
+        .map(|image| ContainerImage {
+            names: Some(image.digests.into_iter().chain(image.tags).collect()),
+            size_bytes: Some(image.size),
+        })
+        .collect()
+}

@@ -1,0 +1,158 @@
+//! What pod workers ask of the API: the final deletion, the status, and what
+//! volumes are made from.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret, ServiceAccount,
+    ServiceAccountTokenProjection,
+};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::{Value, json};
+
+use super::context::{Context, chain};
+use super::model::{spec, uid};
+use crate::revision::{Revision, revision_of};
+use crate::volume::{Lookup, Token};
+
+/// Tokens handed out to one pod, by audience and path.
+pub type Tokens = Arc<Mutex<BTreeMap<String, Token>>>;
+
+/// Lifetime of tokens that do not say.
+const TOKEN_SECONDS: i64 = 3600;
+
+/// Deletes the pod's object for good. One that is not there, or is another
+/// pod of the same name by now, is deleted.
+pub async fn delete_object(ctx: &Context, pod: &Pod) -> Result<(), String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: pod.metadata.uid.clone(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default().grace_period(0)
+    };
+    match pods(ctx, pod).delete(name, &params).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(chain(&error)),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn pods(ctx: &Context, pod: &Pod) -> Api<Pod> {
+    Api::namespaced(ctx.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default())
+}
+
+/// Writes the pod's status and gives the pod's revision with it. A pod that is
+/// gone has none.
+pub(super) async fn write_status(
+    ctx: &Context,
+    pod: &Pod,
+    status: &PodStatus,
+) -> Result<Option<Revision>, String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let patch = status_patch(pod, status)?;
+    match pods(ctx, pod).patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await
+    {
+        Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409) => Ok(None),
+        Err(error) => Err(chain(&error)),
+        Ok(written) => Ok(revision_of(&written.metadata)),
+    }
+}
+
+/// The patch that turns the status that the API has into `status`. The UID in
+/// it refuses the write to another pod of the same name.
+fn status_patch(pod: &Pod, status: &PodStatus) -> Result<Value, String> {
+    let mut body = serde_json::to_value(status).map_err(|error| error.to_string())?;
+    let old = pod.status.as_ref();
+    // What is no longer there has to be named to go away.
+    for key in ["reason", "message", "podIP", "podIPs"] {
+        if body.get(key).is_none() {
+            body[key] = Value::Null;
+        }
+    }
+    // Addresses merge by value; another address takes the place of the old.
+    if let Some(Value::Array(ips)) = body.get_mut("podIPs")
+        && old.is_some_and(|old| old.pod_ips.is_some() && old.pod_ips != status.pod_ips)
+    {
+        ips.push(json!({"$patch": "replace"}));
+    }
+    Ok(json!({"metadata": {"uid": uid(pod)}, "status": body}))
+}
+
+/// Reads what volumes are made from, for one pod.
+pub(super) struct ApiLookup<'a> {
+    pub(super) ctx: &'a Context,
+    pub(super) pod: &'a Pod,
+    pub(super) tokens: Tokens,
+}
+
+impl ApiLookup<'_> {
+    fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Lookup for ApiLookup<'_> {
+    async fn config_map(&self, name: &str) -> Result<Option<Arc<ConfigMap>>, String> {
+        self.ctx.objects.config_maps.get(self.namespace(), name, uid(self.pod)).await
+    }
+
+    async fn secret(&self, name: &str) -> Result<Option<Arc<Secret>>, String> {
+        self.ctx.objects.secrets.get(self.namespace(), name, uid(self.pod)).await
+    }
+
+    async fn token(&self, projection: &ServiceAccountTokenProjection) -> Result<Token, String> {
+        let key =
+            format!("{}\0{}", projection.audience.as_deref().unwrap_or_default(), projection.path);
+        let now = Timestamp::now();
+        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(token) = known.filter(|token| token.renew_at > now) {
+            return Ok(token);
+        }
+        let account = spec(self.pod).service_account_name.as_deref().unwrap_or("default");
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: projection.audience.clone().into_iter().collect(),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: self.pod.metadata.name.clone(),
+                    uid: self.pod.metadata.uid.clone(),
+                }),
+                expiration_seconds: Some(projection.expiration_seconds.unwrap_or(TOKEN_SECONDS)),
+            },
+            ..TokenRequest::default()
+        };
+        let accounts: Api<ServiceAccount> =
+            Api::namespaced(self.ctx.client.clone(), self.namespace());
+        let answer: TokenRequest = accounts
+            .create_subresource("token", account, &PostParams::default(), &request)
+            .await
+            .map_err(|error| format!("failed to fetch token: {}", chain(&error)))?;
+        let status = answer.status.ok_or("failed to fetch token: the answer has none")?;
+        // Renewed at four fifths of its life, as upstream does.
+        let life = status.expiration_timestamp.0.duration_since(now).as_secs().max(10);
+        let token =
+            Token { token: status.token, renew_at: now + SignedDuration::from_secs(life * 4 / 5) };
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(key, token.clone());
+        Ok(token)
+    }
+
+    async fn claimed_volume(&self, claim: &str) -> Result<PersistentVolume, String> {
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.ctx.client.clone(), self.namespace());
+        let found = claims.get_opt(claim).await.map_err(|error| chain(&error))?;
+        let found = found.ok_or_else(|| format!("persistentvolumeclaim \"{claim}\" not found"))?;
+        let volume = found.spec.and_then(|spec| spec.volume_name);
+        let volume =
+            volume.ok_or_else(|| format!("persistentvolumeclaim \"{claim}\" is not bound"))?;
+        let volumes: Api<PersistentVolume> = Api::all(self.ctx.client.clone());
+        volumes.get(&volume).await.map_err(|error| chain(&error))
+    }
+}

@@ -1,0 +1,82 @@
+//! The image of a container, from this machine or from its registry.
+
+use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use tokio::time::Instant;
+
+use super::super::context::Context;
+use super::super::model::{spec, uid};
+use super::Failed;
+use crate::events::Severity;
+use crate::images::{self, ImageError, Policy};
+use crate::runtime::Image;
+
+/// Finds or pulls the container's image, as its policy says.
+pub(super) async fn image(ctx: &Context, pod: &Pod, container: &Spec) -> Result<Image, Failed> {
+    let asked = container.image.as_deref().unwrap_or_default();
+    let say = |severity, reason: &str, message: String| {
+        ctx.recorder.pod(pod, Some(&container.name), severity, reason, message);
+    };
+    let failed = |error: ImageError| {
+        let failed = Failed::new(error.reason(), &error);
+        match &error {
+            ImageError::InvalidName(_) => {
+                say(Severity::Warning, "InspectFailed", error.to_string())
+            }
+            ImageError::Never(_) => say(Severity::Warning, "ErrImageNeverPull", error.to_string()),
+            ImageError::Pull { message } => {
+                say(
+                    Severity::Warning,
+                    "Failed",
+                    format!("Failed to pull image \"{asked}\": {message}"),
+                );
+            }
+        }
+        say(Severity::Warning, "Failed", format!("Error: {}", failed.reason));
+        failed
+    };
+    let Some(name) = images::normalized(asked) else {
+        return Err(failed(ImageError::InvalidName(asked.to_owned())));
+    };
+    let policy = Policy::of(container);
+    if policy != Policy::Always {
+        let local = ctx
+            .images
+            .local(&name)
+            .await
+            .map_err(|error| Failed::new("ImageInspectError", error))?;
+        if let Some(image) = local {
+            say(
+                Severity::Normal,
+                "Pulled",
+                format!("Container image \"{asked}\" already present on machine"),
+            );
+            return Ok(image);
+        }
+        if policy == Policy::Never {
+            return Err(failed(ImageError::Never(asked.to_owned())));
+        }
+    }
+    say(Severity::Normal, "Pulling", format!("Pulling image \"{asked}\""));
+    let mut secrets = Vec::new();
+    for reference in spec(pod).image_pull_secrets.iter().flatten() {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        // A secret that is not there is passed over, as upstream does: the
+        // image may be public.
+        if let Ok(Some(secret)) =
+            ctx.objects.secrets.get(namespace, &reference.name, uid(pod)).await
+        {
+            secrets.push(secret);
+        }
+    }
+    let since = Instant::now();
+    let image =
+        ctx.images.pull(&name, &images::credentials(&name, &secrets)).await.map_err(failed)?;
+    let took = since.elapsed().as_millis();
+    let size = image.size;
+    say(
+        Severity::Normal,
+        "Pulled",
+        format!("Successfully pulled image \"{asked}\" in {took}ms. Image size: {size} bytes."),
+    );
+    Ok(image)
+}

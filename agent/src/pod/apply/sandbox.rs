@@ -1,0 +1,144 @@
+//! The pod around its containers: files, volumes, sandbox, network.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::super::api::{ApiLookup, Tokens};
+use super::super::container;
+use super::super::context::Context;
+use super::super::env::Sources;
+use super::super::files;
+use super::super::model::{Attempt, spec, uid};
+use super::{Failed, Ready, create};
+use crate::runtime::{Container, ContainerSpec, RuntimeError, State, sandbox_image};
+use crate::volume::{self, Volumes};
+
+/// Prepares the pod's files and volumes, starts its sandbox and plugs it in.
+pub async fn set_up(
+    ctx: &Context,
+    pod: &Pod,
+    attempt: u32,
+    old: Option<Attempt>,
+    tokens: Tokens,
+) -> Result<Ready, Failed> {
+    let volumes = prepare_volumes(ctx, pod, &[], tokens).await?;
+    let sandbox = match old {
+        // Alive: only its network is missing.
+        Some(old) if old.is_running() => old.container,
+        old => {
+            let netns = ctx.netns.as_deref();
+            let spec = container::sandbox(&ctx.owner(pod), attempt, &ctx.sandbox_image, netns);
+            let permit = ctx.starts.acquire().await;
+            let started = start_sandbox(ctx, &spec).await;
+            drop(permit);
+            let started = started.map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
+            if let Some(old) = old
+                && let Err(error) = ctx.runtime.remove(old.id()).await
+            {
+                tracing::warn!(%error, id = old.id(), "dead sandbox not removed");
+            }
+            started
+        }
+    };
+    let mut ips = Vec::new();
+    if spec(pod).host_network != Some(true) {
+        let State::Running { pid, .. } = sandbox.state else {
+            return Err(Failed::new(
+                "FailedCreatePodSandBox",
+                "the sandbox ended right after its start",
+            ));
+        };
+        let attached = ctx.network.attach(uid(pod), pid).await;
+        ips.push(attached.map_err(|error| Failed::new("FailedCreatePodSandBox", error))?);
+    }
+    write_hosts(ctx, pod, &ips)
+        .await
+        .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
+    Ok(Ready { sandbox, ips, volumes })
+}
+
+async fn start_sandbox(ctx: &Context, spec: &ContainerSpec) -> Result<Container, RuntimeError> {
+    let id = match create(ctx, spec).await {
+        Err(RuntimeError::NotFound(_)) => {
+            // Someone cleaned up Docker's images.
+            sandbox_image::ensure(ctx.runtime.as_ref()).await?;
+            create(ctx, spec).await?
+        }
+        other => other?,
+    };
+    ctx.runtime.start(&id).await?;
+    ctx.runtime.inspect(&id).await
+}
+
+/// Writes the pod's `/etc/hosts` and `/etc/resolv.conf` sources.
+async fn write_hosts(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> std::io::Result<()> {
+    let dir = ctx.config.pod_dir(uid(pod));
+    let hosts = if spec(pod).host_network == Some(true) {
+        let own = tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default();
+        own + &files::host_aliases(pod)
+    } else {
+        files::hosts(pod, ips, &ctx.config.cluster_domain)
+    };
+    write_once(dir.join("etc-hosts"), hosts).await
+}
+
+/// Writes a file in place: containers have it mounted, so its inode stays.
+/// What a pod changed in it is left alone as long as the text is ours.
+async fn write_once(path: PathBuf, text: String) -> std::io::Result<()> {
+    if tokio::fs::read_to_string(&path).await.is_ok_and(|known| known.starts_with(&text)) {
+        return Ok(());
+    }
+    tokio::fs::write(path, text).await
+}
+
+/// Lays out the pod's volumes; repeating it brings them up to date.
+pub async fn prepare_volumes(
+    ctx: &Context,
+    pod: &Pod,
+    ips: &[IpAddr],
+    tokens: Tokens,
+) -> Result<Volumes, Failed> {
+    let failed = |error: &dyn ToString| Failed::new("FailedMount", error.to_string());
+    let dir = ctx.config.pod_dir(uid(pod));
+    let resolv = {
+        // A node without a resolver has nothing to pass on.
+        let host = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
+        files::resolv_conf(pod, ctx.config.cluster_dns, &ctx.config.cluster_domain, &host)
+    };
+    let made = {
+        let dir = dir.clone();
+        volume::blocking(move || volume::mounts::ensure_dir(&dir, 0o700)).await
+    };
+    made.map_err(|error| failed(&error))?;
+    write_once(dir.join("resolv.conf"), resolv).await.map_err(|error| failed(&error))?;
+    let sources = base_sources(ctx, ips);
+    let lookup = ApiLookup { ctx, pod, tokens };
+    volume::prepare(pod, &dir, &sources, &lookup).await.map_err(|error| failed(&error))
+}
+
+/// What variables and volumes may say of the node and the pod.
+pub(super) fn base_sources(ctx: &Context, ips: &[IpAddr]) -> Sources {
+    Sources {
+        host_ips: ctx.node_ips.iter().map(IpAddr::to_string).collect(),
+        pod_ips: ips.iter().map(IpAddr::to_string).collect(),
+        allocatable: ctx.allocatable.clone(),
+        ..Sources::default()
+    }
+}
+
+/// Removes the sandbox and unplugs the pod; dead containers stay.
+pub async fn release_sandbox(
+    ctx: &Context,
+    pod: &Pod,
+    sandbox: Option<Attempt>,
+) -> Result<(), String> {
+    if spec(pod).host_network != Some(true) {
+        ctx.network.detach(uid(pod)).await?;
+    }
+    if let Some(sandbox) = sandbox {
+        ctx.runtime.remove(sandbox.id()).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! What a pod's containers look like to the runtime. Pure: everything that
+//! has to be read or asked for comes in with [`Inputs`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
+
+use super::env::expand;
+use super::model::{spec, spec_hash, uid};
+use super::{files, resources};
+use crate::runtime::{ContainerSpec, Image, Mount, Propagation, labels, sandbox_image};
+
+/// Why a container cannot be created from its spec: a
+/// `CreateContainerConfigError` with this message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// Who a container belongs to.
+#[derive(Debug, Clone)]
+pub struct Owner<'a> {
+    /// The installation.
+    pub instance: &'a str,
+    /// The node.
+    pub node: &'a str,
+    /// The pod.
+    pub pod: &'a Pod,
+}
+
+/// What a container is made from besides its spec.
+#[derive(Debug, Clone)]
+pub struct Inputs<'a> {
+    /// Its number.
+    pub attempt: u32,
+    /// Restarts in a row before it.
+    pub crashes: u32,
+    /// The sandbox it joins.
+    pub sandbox_id: &'a str,
+    /// That sandbox's number.
+    pub sandbox: u32,
+    /// Its image.
+    pub image: &'a Image,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Mounts of volumes, already resolved to paths on the host.
+    pub volumes: Vec<Mount>,
+    /// The folder of the pod's files.
+    pub pod_dir: &'a Path,
+    /// Where its termination message is written on the host.
+    pub termination_log: &'a Path,
+    /// Memory of the node, for the out-of-memory score.
+    pub node_memory_bytes: u64,
+}
+
+/// Default place of the termination message.
+const TERMINATION_PATH: &str = "/dev/termination-log";
+
+/// The labels of one container of a pod.
+pub fn labels_of(
+    owner: &Owner<'_>,
+    container: &str,
+    attempt: u32,
+    sandbox: u32,
+) -> BTreeMap<String, String> {
+    let meta = &owner.pod.metadata;
+    let mut all = labels::of_container(
+        owner.instance,
+        owner.node,
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+        container,
+    );
+    all.insert(labels::POD_UID.into(), uid(owner.pod).into());
+    all.insert(labels::ATTEMPT.into(), attempt.to_string());
+    all.insert(labels::SANDBOX_ATTEMPT.into(), sandbox.to_string());
+    all
+}
+
+/// The name of a container, unique on the machine: a second attempt to create
+/// the same one fails instead of running it twice.
+pub fn name_of(owner: &Owner<'_>, container: &str, attempt: u32) -> String {
+    let meta = &owner.pod.metadata;
+    let container = if container == labels::SANDBOX { "POD" } else { container };
+    format!(
+        "skiff_{}_{container}_{}_{}_{}_{attempt}",
+        owner.instance,
+        meta.name.as_deref().unwrap_or_default(),
+        meta.namespace.as_deref().unwrap_or_default(),
+        uid(owner.pod),
+    )
+}
+
+/// The kernel's limit.
+const MAX_HOSTNAME: usize = 64;
+
+/// The sandbox: nothing but namespaces and a process that waits.
+///
+/// `netns` is the network namespace that a pod with `hostNetwork` shares when
+/// that is not Docker's own; the sandbox's process moves there by itself.
+pub fn sandbox(
+    owner: &Owner<'_>,
+    attempt: u32,
+    image: &str,
+    netns: Option<&Path>,
+) -> ContainerSpec {
+    let spec = spec(owner.pod);
+    let host_network = spec.host_network == Some(true);
+    let joined = netns.filter(|_| host_network);
+    let mut mounts = Vec::new();
+    if let Some(netns) = joined {
+        let source = netns.to_string_lossy().into_owned();
+        mounts.push(Mount {
+            source,
+            target: NETNS_PATH.into(),
+            read_only: true,
+            propagation: Propagation::Private,
+        });
+    }
+    let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
+    ContainerSpec {
+        name: name_of(owner, labels::SANDBOX, attempt),
+        labels: labels_of(owner, labels::SANDBOX, attempt, attempt),
+        image: image.to_owned(),
+        entrypoint: vec![sandbox_image::PAUSE_PATH.into()],
+        args: joined.map(|_| NETNS_PATH.to_owned()).into_iter().collect(),
+        // In a namespace of its own that is the node's, not the machine's.
+        hostname: match (host_network, joined) {
+            (false, _) => Some(files::hostname(owner.pod)),
+            (true, Some(_)) => Some(owner.node.chars().take(MAX_HOSTNAME).collect()),
+            (true, None) => None,
+        },
+        network: if host_network && joined.is_none() { "host" } else { "none" }.into(),
+        ipc: if spec.host_ipc == Some(true) { "host" } else { "shareable" }.into(),
+        pid: if spec.host_pid == Some(true) { "host" } else { "" }.into(),
+        mounts,
+        // The last to be killed: it takes the whole pod with it.
+        oom_score_adj: -998,
+        cap_add: joined.map(|_| "SYS_ADMIN".to_owned()).into_iter().collect(),
+        sysctls: sysctls
+            .into_iter()
+            .flatten()
+            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .collect(),
+        read_only_rootfs: true,
+        ..ContainerSpec::default()
+    }
+}
+
+/// Where the sandbox finds the network namespace it moves to.
+const NETNS_PATH: &str = "/netns";
+
+/// One container of the pod.
+pub fn container(
+    owner: &Owner<'_>,
+    container: &Container,
+    inputs: Inputs<'_>,
+) -> Result<ContainerSpec, ConfigError> {
+    let spec = spec(owner.pod);
+    let context = container.security_context.clone().unwrap_or_default();
+    let get = |name: &str| {
+        inputs.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    };
+    let expanded = |list: Option<&Vec<String>>| -> Vec<String> {
+        list.into_iter().flatten().map(|text| expand(text, get)).collect()
+    };
+    let entrypoint = expanded(container.command.as_ref());
+    let args = expanded(container.args.as_ref());
+    if entrypoint.is_empty() && args.is_empty() && !inputs.image.has_command {
+        return Err(ConfigError("no command specified".into()));
+    }
+    let (user, groups) = identity(owner.pod, container, &context, inputs.image)?;
+    let capabilities = context.capabilities.clone().unwrap_or_default();
+    let mut all = labels_of(owner, &container.name, inputs.attempt, inputs.sandbox);
+    all.insert(labels::CRASHES.into(), inputs.crashes.to_string());
+    all.insert(labels::SPEC_HASH.into(), spec_hash(container));
+    let joined = format!("container:{}", inputs.sandbox_id);
+    Ok(ContainerSpec {
+        name: name_of(owner, &container.name, inputs.attempt),
+        labels: all,
+        image: inputs.image.id.clone(),
+        // With a command of its own the image's arguments do not apply.
+        args,
+        entrypoint,
+        env: inputs.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
+        user,
+        groups,
+        hostname: None,
+        domainname: None,
+        network: joined.clone(),
+        ipc: if spec.host_ipc == Some(true) { "host".into() } else { joined.clone() },
+        pid: match (spec.host_pid, spec.share_process_namespace) {
+            (Some(true), _) => "host".into(),
+            (_, Some(true)) => joined,
+            _ => String::new(),
+        },
+        mounts: mounts(owner.pod, container, &inputs),
+        limits: resources::limits(container.resources.as_ref()),
+        oom_score_adj: resources::oom_score_adj(spec, container, inputs.node_memory_bytes),
+        privileged: context.privileged == Some(true),
+        cap_add: capabilities.add.unwrap_or_default(),
+        cap_drop: capabilities.drop.unwrap_or_default(),
+        security_opt: security_options(owner.pod, &context),
+        sysctls: BTreeMap::new(),
+        read_only_rootfs: context.read_only_root_filesystem == Some(true),
+        tty: container.tty == Some(true),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        unmasked_proc: context.proc_mount.as_deref() == Some("Unmasked"),
+        shm_size: None,
+    })
+}
+
+/// Who the container runs as. `runAsNonRoot` is checked here, because only
+/// here the image is known.
+fn identity(
+    pod: &Pod,
+    container: &Container,
+    context: &SecurityContext,
+    image: &Image,
+) -> Result<(Option<String>, Vec<i64>), ConfigError> {
+    let of_pod = spec(pod).security_context.clone().unwrap_or_default();
+    let user = context.run_as_user.or(of_pod.run_as_user);
+    let group = context.run_as_group.or(of_pod.run_as_group);
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if context.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) {
+        let image_user = image.user.split(':').next().unwrap_or_default();
+        match (user, image_user.parse::<i64>()) {
+            (Some(0), _) => {
+                return Err(ConfigError("container's runAsUser breaks non-root policy".into()));
+            }
+            (Some(_), _) => {}
+            (None, Ok(uid)) if uid != 0 => {}
+            (None, Err(_)) if !image_user.is_empty() && image_user != "root" => {
+                return Err(ConfigError(format!(
+                    "container has runAsNonRoot and image has non-numeric user ({image_user}), cannot verify user is non-root (pod: \"{name}\", container: {})",
+                    container.name
+                )));
+            }
+            (None, _) => {
+                return Err(ConfigError(format!(
+                    "container has runAsNonRoot and image will run as root (pod: \"{name}\", container: {})",
+                    container.name
+                )));
+            }
+        }
+    }
+    let user = match (user, group) {
+        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+        (Some(user), None) => Some(user.to_string()),
+        (None, Some(group)) => {
+            let own = image.user.split(':').next().filter(|user| !user.is_empty()).unwrap_or("0");
+            Some(format!("{own}:{group}"))
+        }
+        (None, None) => None,
+    };
+    let mut groups = of_pod.supplemental_groups.unwrap_or_default();
+    groups.extend(of_pod.fs_group);
+    Ok((user, groups))
+}
+
+fn security_options(pod: &Pod, context: &SecurityContext) -> Vec<String> {
+    let mut options = Vec::new();
+    if context.allow_privilege_escalation == Some(false) {
+        options.push("no-new-privileges:true".to_owned());
+    }
+    let of_pod = spec(pod).security_context.as_ref();
+    let seccomp = context
+        .seccomp_profile
+        .as_ref()
+        .or(of_pod.and_then(|context| context.seccomp_profile.as_ref()));
+    if seccomp.is_some_and(|profile| profile.type_ == "Unconfined") {
+        options.push("seccomp=unconfined".to_owned());
+    }
+    let app_armor = context
+        .app_armor_profile
+        .as_ref()
+        .or(of_pod.and_then(|context| context.app_armor_profile.as_ref()));
+    match app_armor.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
+        Some(("Unconfined", _)) => options.push("apparmor=unconfined".to_owned()),
+        Some(("Localhost", Some(profile))) => options.push(format!("apparmor={profile}")),
+        _ => {}
+    }
+    let selinux = context
+        .se_linux_options
+        .as_ref()
+        .or(of_pod.and_then(|context| context.se_linux_options.as_ref()));
+    if let Some(selinux) = selinux {
+        let parts = [
+            ("user", &selinux.user),
+            ("role", &selinux.role),
+            ("type", &selinux.type_),
+            ("level", &selinux.level),
+        ];
+        options.extend(
+            parts
+                .into_iter()
+                .filter_map(|(key, value)| Some(format!("label={key}:{}", value.as_ref()?))),
+        );
+    }
+    options
+}
+
+/// Volumes, the pod's own files, and the file for the termination message.
+/// What the container mounts itself takes the place of ours.
+fn mounts(pod: &Pod, container: &Container, inputs: &Inputs<'_>) -> Vec<Mount> {
+    let mut mounts = inputs.volumes.clone();
+    let file = |source: &Path, target: &str| Mount {
+        source: source.to_string_lossy().into_owned(),
+        target: target.to_owned(),
+        read_only: false,
+        propagation: Propagation::Private,
+    };
+    let termination = container.termination_message_path.as_deref().unwrap_or(TERMINATION_PATH);
+    let mut own = vec![
+        file(&inputs.pod_dir.join("resolv.conf"), "/etc/resolv.conf"),
+        file(inputs.termination_log, termination),
+    ];
+    // With the host's network the host's names hold, unless the pod adds some.
+    if spec(pod).host_network != Some(true) || spec(pod).host_aliases.is_some() {
+        own.push(file(&inputs.pod_dir.join("etc-hosts"), "/etc/hosts"));
+    }
+    own.retain(|mount| mounts.iter().all(|known| known.target != mount.target));
+    mounts.extend(own);
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec}),
+        )
+        .unwrap()
+    }
+
+    fn build(spec_json: serde_json::Value, image: &Image) -> Result<ContainerSpec, ConfigError> {
+        let pod = pod(spec_json);
+        let owner = Owner { instance: "i", node: "n", pod: &pod };
+        let inputs = Inputs {
+            attempt: 2,
+            crashes: 1,
+            sandbox_id: "sb",
+            sandbox: 0,
+            image,
+            env: vec![("A".into(), "a".into())],
+            volumes: Vec::new(),
+            pod_dir: Path::new("/pods/u"),
+            termination_log: Path::new("/pods/u/t"),
+            node_memory_bytes: 1 << 30,
+        };
+        container(&owner, &spec(&pod).containers[0], inputs)
+    }
+
+    fn image(user: &str) -> Image {
+        Image { id: "sha256:1".into(), user: user.into(), has_command: true, ..Image::default() }
+    }
+
+    #[test]
+    fn run_as_non_root_is_checked_against_the_image() {
+        let root =
+            "container has runAsNonRoot and image will run as root (pod: \"p\", container: c)";
+        let named = "container has runAsNonRoot and image has non-numeric user (redis), cannot verify user is non-root (pod: \"p\", container: c)";
+        let cases = [
+            (json!({"runAsNonRoot": true}), "", Err(root)),
+            (json!({"runAsNonRoot": true}), "0:0", Err(root)),
+            (json!({"runAsNonRoot": true}), "redis", Err(named)),
+            (json!({"runAsNonRoot": true}), "1000", Ok(None)),
+            (json!({"runAsNonRoot": true, "runAsUser": 7}), "", Ok(Some("7"))),
+            (
+                json!({"runAsNonRoot": true, "runAsUser": 0}),
+                "",
+                Err("container's runAsUser breaks non-root policy"),
+            ),
+            (json!({"runAsUser": 7, "runAsGroup": 8}), "", Ok(Some("7:8"))),
+            (json!({"runAsGroup": 8}), "9", Ok(Some("9:8"))),
+        ];
+        for (context, user, expected) in cases {
+            let found = build(
+                json!({"containers": [{"name": "c", "securityContext": context.clone()}]}),
+                &image(user),
+            );
+            let found = found.map(|spec| spec.user).map_err(|error| error.0);
+            assert_eq!(
+                found,
+                expected.map(|user| user.map(str::to_owned)).map_err(str::to_owned),
+                "{context} {user}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_container_joins_its_sandbox() {
+        let cases = [
+            (json!({}), "container:sb", "container:sb", ""),
+            (
+                json!({"shareProcessNamespace": true}),
+                "container:sb",
+                "container:sb",
+                "container:sb",
+            ),
+            (json!({"hostPID": true, "hostIPC": true}), "container:sb", "host", "host"),
+        ];
+        for (mut spec, network, ipc, pid) in cases {
+            spec["containers"] = json!([{"name": "c", "command": ["x", "$(A)"]}]);
+            let built = build(spec.clone(), &image("")).unwrap();
+            assert_eq!(
+                (built.network.as_str(), built.ipc.as_str(), built.pid.as_str()),
+                (network, ipc, pid),
+                "{spec}"
+            );
+            assert_eq!(built.entrypoint, ["x", "a"]);
+            assert_eq!(built.labels[labels::ATTEMPT], "2");
+        }
+    }
+
+    #[test]
+    fn a_mount_of_the_pod_replaces_ours() {
+        let built = build(json!({"containers": [{"name": "c"}]}), &image("")).unwrap();
+        let targets: Vec<_> = built.mounts.iter().map(|mount| mount.target.as_str()).collect();
+        assert_eq!(targets, ["/etc/resolv.conf", "/dev/termination-log", "/etc/hosts"]);
+    }
+
+    #[test]
+    fn the_host_network_is_entered_by_path_or_by_name() {
+        let pod = pod(json!({"containers": [], "hostNetwork": true}));
+        let owner = Owner { instance: "i", node: "n", pod: &pod };
+        assert_eq!(sandbox(&owner, 0, "img", None).network, "host");
+        let entered = sandbox(&owner, 0, "img", Some(Path::new("/proc/7/ns/net")));
+        assert_eq!(
+            (entered.network.as_str(), entered.args.as_slice()),
+            ("none", ["/netns".to_owned()].as_slice())
+        );
+    }
+}

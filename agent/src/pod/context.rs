@@ -1,0 +1,103 @@
+//! What all pod workers of a node share.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tokio::sync::Semaphore;
+
+use super::container::Owner;
+use super::objects::Objects;
+use crate::config::Config;
+use crate::events::Recorder;
+use crate::images::Images;
+use crate::metrics::Metrics;
+use crate::network::PodNetwork;
+use crate::probe::Probes;
+use crate::runtime::Runtime;
+
+/// Gives pods their addresses.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Plugs the pod's sandbox in. Repeating it for the same sandbox changes
+    /// nothing and gives the same address.
+    async fn attach(&self, uid: &str, sandbox_pid: i32) -> Result<IpAddr, String>;
+    /// Unplugs the pod.
+    async fn detach(&self, uid: &str) -> Result<(), String>;
+}
+
+#[async_trait]
+impl Network for PodNetwork {
+    async fn attach(&self, uid: &str, sandbox_pid: i32) -> Result<IpAddr, String> {
+        let pid = u32::try_from(sandbox_pid).map_err(|error| error.to_string())?;
+        Self::attach(self, uid, pid).await.map_err(|error| chain(&error))
+    }
+
+    async fn detach(&self, uid: &str) -> Result<(), String> {
+        Self::detach(self, uid).await.map_err(|error| chain(&error))
+    }
+}
+
+/// An error with the errors that caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// What all pod workers of a node share.
+pub struct Context {
+    /// The agent's settings.
+    pub config: Config,
+    /// The API.
+    pub client: kube::Client,
+    /// Docker.
+    pub runtime: Arc<dyn Runtime>,
+    /// The pod network.
+    pub network: Arc<dyn Network>,
+    /// Images and pulls.
+    pub images: Images,
+    /// Config maps, secrets, services.
+    pub objects: Objects,
+    /// Events.
+    pub recorder: Recorder,
+    /// Probes.
+    pub probes: Probes,
+    /// How many containers are started at once: enough to keep Docker busy,
+    /// few enough that each gets there.
+    pub starts: Semaphore,
+    /// The node's addresses.
+    pub node_ips: Vec<IpAddr>,
+    /// What the node gives to pods.
+    pub allocatable: BTreeMap<String, Quantity>,
+    /// The machine's memory.
+    pub memory_bytes: u64,
+    /// The name of the sandbox image.
+    pub sandbox_image: String,
+    /// The network namespace of the node, if Docker's is another.
+    pub netns: Option<PathBuf>,
+    /// The lowest out-of-memory score that Docker may give a container.
+    pub least_oom_score: i64,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl Context {
+    /// Whose containers a pod's are.
+    pub fn owner<'a>(&'a self, pod: &'a Pod) -> Owner<'a> {
+        Owner { instance: &self.config.instance, node: &self.config.node_name, pod }
+    }
+
+    /// The services that a pod's containers are told of.
+    pub async fn services(&self, pod: &Pod) -> Vec<Arc<Service>> {
+        self.objects.services(pod.metadata.namespace.as_deref().unwrap_or_default()).await
+    }
+}

@@ -1,0 +1,454 @@
+//! The environment of a container, and `$(NAME)` in commands. Pure.
+//!
+//! Later entries win: services first, then `envFrom` in order, then `env`. A
+//! reference sees what was defined before it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret, Service,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use skiff_api::quantity::Quantity as Amount;
+
+use super::model::spec;
+use super::resources::parse;
+
+/// What the environment is made from. A `None` object is one that the API does
+/// not have.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Config maps named by the container.
+    pub config_maps: BTreeMap<String, Option<Arc<ConfigMap>>>,
+    /// Secrets named by the container.
+    pub secrets: BTreeMap<String, Option<Arc<Secret>>>,
+    /// The services of the pod's namespace, and `kubernetes` of `default`.
+    pub services: Vec<Arc<Service>>,
+    /// Addresses of the node.
+    pub host_ips: Vec<String>,
+    /// Addresses of the pod.
+    pub pod_ips: Vec<String>,
+    /// What the node can give, for limits that a container leaves open.
+    pub allocatable: BTreeMap<String, Quantity>,
+}
+
+/// A reference that leads nowhere. The message is the one users see.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EnvError(pub String);
+
+/// The whole environment of `container`, in the order of definition.
+pub fn resolve(
+    pod: &Pod,
+    container: &Container,
+    sources: &Sources,
+) -> Result<Vec<(String, String)>, EnvError> {
+    let mut env = Env::default();
+    let links = spec(pod).enable_service_links.unwrap_or(true);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    for service in &sources.services {
+        let meta = &service.metadata;
+        let master = meta.namespace.as_deref() == Some("default")
+            && meta.name.as_deref() == Some("kubernetes");
+        if master || (links && meta.namespace.as_deref() == Some(namespace)) {
+            service_variables(service, &mut env);
+        }
+    }
+    for from in container.env_from.iter().flatten() {
+        let prefix = from.prefix.as_deref().unwrap_or_default();
+        if let Some(reference) = &from.config_map_ref {
+            match sources.config_maps.get(&reference.name).cloned().flatten() {
+                Some(map) => map
+                    .data
+                    .iter()
+                    .flatten()
+                    .for_each(|(key, value)| env.set(format!("{prefix}{key}"), value.clone())),
+                None if reference.optional == Some(true) => {}
+                None => {
+                    return Err(EnvError(format!("configmap \"{}\" not found", reference.name)));
+                }
+            }
+        }
+        if let Some(reference) = &from.secret_ref {
+            match sources.secrets.get(&reference.name).cloned().flatten() {
+                Some(secret) => {
+                    for (key, value) in secret.data.iter().flatten() {
+                        env.set(
+                            format!("{prefix}{key}"),
+                            String::from_utf8_lossy(&value.0).into_owned(),
+                        );
+                    }
+                }
+                None if reference.optional == Some(true) => {}
+                None => return Err(EnvError(format!("secret \"{}\" not found", reference.name))),
+            }
+        }
+    }
+    for variable in container.env.iter().flatten() {
+        let value = match (&variable.value, &variable.value_from) {
+            (Some(value), None) => Some(expand(value, |name| env.get(name))),
+            (_, None) => Some(String::new()),
+            (_, Some(from)) => {
+                if let Some(field) = &from.field_ref {
+                    Some(field_value(pod, field, sources)?)
+                } else if let Some(resource) = &from.resource_field_ref {
+                    Some(resource_value(pod, container, resource, &sources.allocatable)?)
+                } else if let Some(key) = &from.config_map_key_ref {
+                    let map = sources.config_maps.get(&key.name).cloned().flatten();
+                    let found = map.as_ref().map(|map| config_map_value(map, &key.key));
+                    referenced(
+                        found,
+                        key.optional,
+                        ("configmap", "ConfigMap"),
+                        namespace,
+                        &key.name,
+                        &key.key,
+                    )?
+                } else if let Some(key) = &from.secret_key_ref {
+                    let secret = sources.secrets.get(&key.name).cloned().flatten();
+                    let found = secret.as_ref().map(|secret| {
+                        let bytes = secret.data.as_ref().and_then(|data| data.get(&key.key));
+                        bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
+                    });
+                    referenced(
+                        found,
+                        key.optional,
+                        ("secret", "Secret"),
+                        namespace,
+                        &key.name,
+                        &key.key,
+                    )?
+                } else {
+                    Some(String::new())
+                }
+            }
+        };
+        if let Some(value) = value {
+            env.set(variable.name.clone(), value);
+        }
+    }
+    Ok(env.entries)
+}
+
+fn config_map_value(map: &ConfigMap, key: &str) -> Option<String> {
+    let text = map.data.as_ref().and_then(|data| data.get(key)).cloned();
+    text.or_else(|| {
+        let bytes = map.binary_data.as_ref().and_then(|data| data.get(key));
+        bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
+    })
+}
+
+/// The value behind a key reference; `None` when it is optional and missing.
+fn referenced(
+    found: Option<Option<String>>,
+    optional: Option<bool>,
+    (lower, kind): (&str, &str),
+    namespace: &str,
+    name: &str,
+    key: &str,
+) -> Result<Option<String>, EnvError> {
+    match found {
+        Some(Some(value)) => Ok(Some(value)),
+        _ if optional == Some(true) => Ok(None),
+        Some(None) => {
+            Err(EnvError(format!("couldn't find key {key} in {kind} {namespace}/{name}")))
+        }
+        None => Err(EnvError(format!("{lower} \"{name}\" not found"))),
+    }
+}
+
+/// The value of a pod's field, as `fieldRef` names it.
+pub fn field_value(
+    pod: &Pod,
+    field: &ObjectFieldSelector,
+    sources: &Sources,
+) -> Result<String, EnvError> {
+    let meta = &pod.metadata;
+    let path = field.field_path.as_str();
+    if let Some((map, key)) = subscript(path) {
+        let map = match map {
+            "metadata.labels" => meta.labels.as_ref(),
+            "metadata.annotations" => meta.annotations.as_ref(),
+            _ => return Err(EnvError(format!("unsupported fieldPath: {path}"))),
+        };
+        return Ok(map.and_then(|map| map.get(key)).cloned().unwrap_or_default());
+    }
+    let lines = |map: Option<&BTreeMap<String, String>>| {
+        map.into_iter()
+            .flatten()
+            .map(|(key, value)| format!("{key}={value:?}"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let value = match path {
+        "metadata.name" => meta.name.clone(),
+        "metadata.namespace" => meta.namespace.clone(),
+        "metadata.uid" => meta.uid.clone(),
+        "metadata.labels" => Some(lines(meta.labels.as_ref())),
+        "metadata.annotations" => Some(lines(meta.annotations.as_ref())),
+        "spec.nodeName" => spec(pod).node_name.clone(),
+        "spec.serviceAccountName" => spec(pod).service_account_name.clone(),
+        "spec.restartPolicy" => spec(pod).restart_policy.clone(),
+        "status.hostIP" => sources.host_ips.first().cloned(),
+        "status.hostIPs" => Some(sources.host_ips.join(",")),
+        "status.podIP" => sources.pod_ips.first().cloned(),
+        "status.podIPs" => Some(sources.pod_ips.join(",")),
+        _ => return Err(EnvError(format!("unsupported fieldPath: {path}"))),
+    };
+    Ok(value.unwrap_or_default())
+}
+
+/// Splits `metadata.labels['key']`.
+fn subscript(path: &str) -> Option<(&str, &str)> {
+    let (map, rest) = path.split_once("['")?;
+    Some((map, rest.strip_suffix("']")?))
+}
+
+/// A container's own request or limit, as `resourceFieldRef` names it. A limit
+/// that is not set is what the node has.
+pub fn resource_value(
+    pod: &Pod,
+    container: &Container,
+    field: &ResourceFieldSelector,
+    allocatable: &BTreeMap<String, Quantity>,
+) -> Result<String, EnvError> {
+    let all = || spec(pod).init_containers.iter().flatten().chain(&spec(pod).containers);
+    let container = match field.container_name.as_deref() {
+        Some(name) if name != container.name => all()
+            .find(|container| container.name == name)
+            .ok_or_else(|| EnvError(format!("container {name} not found")))?,
+        _ => container,
+    };
+    let (kind, resource) = field
+        .resource
+        .split_once('.')
+        .ok_or_else(|| EnvError(format!("unsupported container resource: {}", field.resource)))?;
+    let resources = container.resources.as_ref();
+    let limit = resources
+        .and_then(|resources| resources.limits.as_ref())
+        .and_then(|limits| limits.get(resource));
+    let request = resources
+        .and_then(|resources| resources.requests.as_ref())
+        .and_then(|asked| asked.get(resource));
+    let amount = match kind {
+        "limits" => limit.or_else(|| allocatable.get(resource)),
+        "requests" => request.or(limit),
+        _ => return Err(EnvError(format!("unsupported container resource: {}", field.resource))),
+    };
+    let milli = amount.and_then(parse).map_or(0, Amount::millis);
+    let divisor = field
+        .divisor
+        .as_ref()
+        .and_then(parse)
+        .map(Amount::millis)
+        .filter(|divisor| *divisor > 0)
+        .unwrap_or(1_000);
+    // Rounded up: a container must not think that it has nothing.
+    Ok((milli.div_euclid(divisor) + i64::from(milli.rem_euclid(divisor) != 0)).to_string())
+}
+
+/// The variables that tell of a service, in the words of Docker's old links.
+fn service_variables(service: &Service, env: &mut Env) {
+    let Some(service_spec) = &service.spec else { return };
+    let Some(ip) = service_spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None")
+    else {
+        return;
+    };
+    let Some(first) = service_spec.ports.iter().flatten().next() else { return };
+    let name =
+        service.metadata.name.as_deref().unwrap_or_default().to_uppercase().replace('-', "_");
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let protocol = |protocol: Option<&str>| protocol.unwrap_or("TCP").to_owned();
+    env.set(format!("{name}_SERVICE_HOST"), ip.to_owned());
+    env.set(format!("{name}_SERVICE_PORT"), first.port.to_string());
+    for port in service_spec.ports.iter().flatten() {
+        if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
+            let port_name = port_name.to_uppercase().replace('-', "_");
+            env.set(format!("{name}_SERVICE_PORT_{port_name}"), port.port.to_string());
+        }
+    }
+    let lower = protocol(first.protocol.as_deref()).to_lowercase();
+    env.set(format!("{name}_PORT"), format!("{lower}://{host}:{}", first.port));
+    for port in service_spec.ports.iter().flatten() {
+        let upper = protocol(port.protocol.as_deref());
+        let prefix = format!("{name}_PORT_{}_{upper}", port.port);
+        env.set(prefix.clone(), format!("{}://{host}:{}", upper.to_lowercase(), port.port));
+        env.set(format!("{prefix}_PROTO"), upper.to_lowercase());
+        env.set(format!("{prefix}_PORT"), port.port.to_string());
+        env.set(format!("{prefix}_ADDR"), ip.to_owned());
+    }
+}
+
+#[derive(Default)]
+struct Env {
+    entries: Vec<(String, String)>,
+}
+
+impl Env {
+    fn get(&self, name: &str) -> Option<String> {
+        self.entries.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    }
+
+    fn set(&mut self, name: String, value: String) {
+        match self.entries.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.entries.push((name, value)),
+        }
+    }
+}
+
+/// Replaces `$(NAME)` by its value. A name without one stays as it is, and
+/// `$$` is a dollar sign.
+pub fn expand(text: &str, get: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) =
+            rest.strip_prefix('(').and_then(|inner| inner.split_once(')'))
+        {
+            match get(name) {
+                Some(value) => out.push_str(&value),
+                None => {
+                    out.push_str("$(");
+                    out.push_str(name);
+                    out.push(')');
+                }
+            }
+            rest = after;
+        } else {
+            out.push('$');
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(container: serde_json::Value) -> (Pod, Container) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "containers": [container]},
+        }))
+        .unwrap();
+        let container = spec(&pod).containers[0].clone();
+        (pod, container)
+    }
+
+    fn sources() -> Sources {
+        let map: ConfigMap =
+            serde_json::from_value(json!({"data": {"color": "red", "size": "7"}})).unwrap();
+        let secret: Secret =
+            serde_json::from_value(json!({"data": {"token": "aHVzaA=="}})).unwrap();
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": "my-db", "namespace": "ns"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}]},
+        }))
+        .unwrap();
+        Sources {
+            config_maps: [("conf".to_owned(), Some(Arc::new(map))), ("none".to_owned(), None)]
+                .into(),
+            secrets: [("creds".to_owned(), Some(Arc::new(secret)))].into(),
+            services: vec![Arc::new(service)],
+            pod_ips: vec!["10.244.0.9".into()],
+            host_ips: vec!["192.0.2.1".into()],
+            allocatable: [("cpu".to_owned(), Quantity("2".into()))].into(),
+        }
+    }
+
+    #[test]
+    fn variables_come_from_everywhere() {
+        let cases = [
+            (json!({"name": "A", "value": "1"}), Ok(Some("1"))),
+            (
+                json!({"name": "A", "value": "$(MY_DB_SERVICE_HOST):$(NOPE)$$(X)"}),
+                Ok(Some("10.96.0.7:$(NOPE)$(X)")),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "color"}}}),
+                Ok(Some("red")),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"secretKeyRef": {"name": "creds", "key": "token"}}}),
+                Ok(Some("hush")),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}),
+                Ok(Some("10.244.0.9")),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}}),
+                Ok(Some("web")),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}),
+                Ok(Some("2")),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"configMapKeyRef": {"name": "none", "key": "k"}}}),
+                Err("configmap \"none\" not found"),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "k"}}}),
+                Err("couldn't find key k in ConfigMap ns/conf"),
+            ),
+            (
+                json!({"name": "A", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "k", "optional": true}}}),
+                Ok(None),
+            ),
+        ];
+        for (variable, expected) in cases {
+            let (pod, container) = pod(json!({"name": "c", "env": [variable.clone()]}));
+            let found = resolve(&pod, &container, &sources());
+            let found = found
+                .map(|env| env.into_iter().find(|(name, _)| name == "A").map(|(_, value)| value));
+            let expected = expected
+                .map(|value| value.map(str::to_owned))
+                .map_err(|text| EnvError(text.to_owned()));
+            assert_eq!(found, expected, "{variable}");
+        }
+    }
+
+    #[test]
+    fn env_from_comes_before_env_and_services_before_both() {
+        let (pod, container) = pod(json!({
+            "name": "c",
+            "envFrom": [{"prefix": "C_", "configMapRef": {"name": "conf"}}, {"secretRef": {"name": "gone", "optional": true}}],
+            "env": [{"name": "C_color", "value": "$(C_color)der"}, {"name": "MY_DB_PORT", "value": "x"}],
+        }));
+        let env: BTreeMap<_, _> =
+            resolve(&pod, &container, &sources()).unwrap().into_iter().collect();
+        assert_eq!(env["C_color"], "redder");
+        assert_eq!(env["C_size"], "7");
+        assert_eq!(env["MY_DB_PORT"], "x");
+        assert_eq!(env["MY_DB_PORT_5432_TCP"], "tcp://10.96.0.7:5432");
+        assert_eq!(env["MY_DB_SERVICE_PORT_SQL"], "5432");
+    }
+
+    #[test]
+    fn expansion_keeps_what_it_does_not_know() {
+        let get = |name: &str| (name == "A").then(|| "a".to_owned());
+        let cases = [
+            ("$(A)", "a"),
+            ("$$(A)", "$(A)"),
+            ("$(B)", "$(B)"),
+            ("$A", "$A"),
+            ("x$", "x$"),
+            ("$(A", "$(A"),
+            ("$$$(A)", "$a"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(expand(text, get), expected, "{text}");
+        }
+    }
+}

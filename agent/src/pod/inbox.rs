@@ -1,0 +1,102 @@
+//! What the rest of the agent tells a pod's worker. It holds the newest of
+//! everything, so it cannot overflow and the teller never waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::Notify;
+
+use super::model::Health;
+use crate::runtime::Container;
+
+/// What the rest of the agent tells a worker.
+#[derive(Default)]
+pub struct Inbox {
+    news: Mutex<News>,
+    pub(super) wake: Notify,
+    /// The pod's object as it was told last, for those who list pods.
+    latest: Mutex<Option<Arc<Pod>>>,
+}
+
+/// The newest of everything since the worker looked last.
+#[derive(Default)]
+pub(super) struct News {
+    pub(super) pod: Option<Arc<Pod>>,
+    pub(super) gone: bool,
+    /// All containers of the pod, after a list.
+    pub(super) containers: Option<Vec<Container>>,
+    /// Containers that ended or were removed.
+    pub(super) touched: BTreeSet<String>,
+    /// Containers that were started.
+    pub(super) started: BTreeSet<String>,
+    pub(super) health: BTreeMap<String, Health>,
+    /// An object that a volume or a variable refers to has changed.
+    pub(super) objects: bool,
+}
+
+impl Inbox {
+    /// The pod's object as it was told last.
+    pub(super) fn latest(&self) -> Option<Arc<Pod>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn remember(&self, pod: Arc<Pod>) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(pod);
+    }
+
+    /// The pod's object as the API has it now.
+    pub fn pod(&self, pod: Arc<Pod>) {
+        self.remember(pod.clone());
+        self.tell(|news| news.pod = Some(pod));
+    }
+
+    /// The API has no such pod any more.
+    pub fn gone(&self) {
+        self.tell(|news| news.gone = true);
+    }
+
+    /// All containers of the pod.
+    pub fn containers(&self, found: Vec<Container>) {
+        self.tell(|news| {
+            news.containers = Some(found);
+            news.touched.clear();
+            news.started.clear();
+        });
+    }
+
+    /// A container ended or was removed.
+    pub fn touched(&self, id: &str) {
+        self.tell(|news| {
+            news.touched.insert(id.to_owned());
+        });
+    }
+
+    /// A container was started.
+    pub fn started(&self, id: &str) {
+        self.tell(|news| {
+            news.started.insert(id.to_owned());
+        });
+    }
+
+    /// A container's probes have a new verdict.
+    pub fn health(&self, id: &str, health: Health) {
+        self.tell(|news| {
+            news.health.insert(id.to_owned(), health);
+        });
+    }
+
+    /// An object that the pod refers to changed.
+    pub fn objects(&self) {
+        self.tell(|news| news.objects = true);
+    }
+
+    fn tell(&self, tell: impl FnOnce(&mut News)) {
+        tell(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take(&self) -> News {
+        std::mem::take(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

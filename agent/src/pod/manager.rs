@@ -1,0 +1,319 @@
+//! Knows which pods there are: watches the API and the runtime, and hands what
+//! it hears to the pods' workers.
+//!
+//! A worker exists for every pod that the API has bound to this node and for
+//! every pod of which something is left on this node. What the API does not
+//! have is removed, but only after the API has answered with a full list: an
+//! API that is away or starts up removes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::context::Context;
+use super::inbox::Inbox;
+use super::model::{Health, uid};
+use super::worker::Worker;
+use crate::runtime::{Container, Event, EventKind, RuntimeError, labels};
+
+/// The inboxes of all workers, by pod UID.
+#[derive(Default)]
+pub struct Directory {
+    inboxes: Mutex<BTreeMap<String, Arc<Inbox>>>,
+}
+
+impl Directory {
+    fn get(&self, uid: &str) -> Option<Arc<Inbox>> {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    /// An object that a pod refers to changed.
+    pub fn objects_changed(&self, uid: &str) {
+        if let Some(inbox) = self.get(uid) {
+            inbox.objects();
+        }
+    }
+
+    /// A container's probes have a new verdict.
+    pub fn health(&self, uid: &str, id: &str, health: Health) {
+        if let Some(inbox) = self.get(uid) {
+            inbox.health(id, health);
+        }
+    }
+
+    /// The pods that have a worker.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        inboxes.values().filter_map(|inbox| inbox.latest()).collect()
+    }
+
+    /// How many pods there are.
+    pub fn len(&self) -> usize {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How long to wait before asking a runtime again that did not answer.
+const RUNTIME_RETRY_MIN: Duration = Duration::from_millis(250);
+const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The manager of all pods of this node.
+pub struct Manager {
+    ctx: Arc<Context>,
+    directory: Arc<Directory>,
+    /// Whether the runtime answers; the node's condition follows it.
+    runtime_tx: watch::Sender<Option<String>>,
+    /// Told when the API answers again after a silence. What watches hold may
+    /// be dead connections then.
+    api_back: Arc<Notify>,
+    workers: JoinSet<String>,
+    /// What the runtime had at the last list, for pods without a worker.
+    containers: BTreeMap<String, Vec<Container>>,
+    /// The API has answered with a full list.
+    listed: bool,
+    /// The UIDs of a list that is coming in.
+    listing: BTreeSet<String>,
+    cancel: CancellationToken,
+}
+
+impl Manager {
+    /// A manager. `runtime_tx` tells why the runtime does not answer.
+    pub fn new(
+        ctx: Arc<Context>,
+        directory: Arc<Directory>,
+        runtime_tx: watch::Sender<Option<String>>,
+        api_back: Arc<Notify>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            ctx,
+            directory,
+            runtime_tx,
+            api_back,
+            workers: JoinSet::new(),
+            containers: BTreeMap::new(),
+            listed: false,
+            listing: BTreeSet::new(),
+            cancel,
+        }
+    }
+
+    /// Runs until cancelled. Pods go on running.
+    pub async fn run(mut self) {
+        let cancel = self.cancel.clone();
+        // Adoption: what runs is known before the first pod is looked at.
+        let Some(mut runtime_events) = self.connect().await else { return };
+        let api_back = self.api_back.clone();
+        let mut pods = self.watch_pods();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                event = pods.next() => match event {
+                    Some(Ok(event)) => self.take_pod(event).await,
+                    Some(Err(error)) => warn!(%error, "watch on pods broke, will resume"),
+                    None => break,
+                },
+                () = api_back.notified() => pods = self.watch_pods(),
+                event = runtime_events.next() => match event {
+                    Some(Ok(event)) => self.take_runtime(&event),
+                    lost => {
+                        let reason = match lost {
+                            Some(Err(error)) => error.to_string(),
+                            _ => "the event stream ended".into(),
+                        };
+                        warn!(reason, "lost the container runtime, reconnecting");
+                        self.runtime_tx.send_replace(Some(reason));
+                        let Some(events) = self.connect().await else { break };
+                        runtime_events = events;
+                        if self.listed {
+                            self.sweep().await;
+                        }
+                    }
+                },
+                Some(ended) = self.workers.join_next(), if !self.workers.is_empty() => {
+                    self.take_ended(ended);
+                }
+            }
+        }
+        while self.workers.join_next().await.is_some() {}
+    }
+
+    fn watch_pods(&self) -> BoxStream<'static, watcher::Result<watcher::Event<Pod>>> {
+        let config = watcher::Config::default()
+            .any_semantic()
+            .fields(&format!("spec.nodeName={}", self.ctx.config.node_name));
+        Box::pin(watcher(Api::<Pod>::all(self.ctx.client.clone()), config).default_backoff())
+    }
+
+    fn inboxes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Inbox>>> {
+        self.directory.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the event stream and lists, in this order, so that nothing is
+    /// missed in between. `None` when cancelled.
+    async fn connect(&mut self) -> Option<BoxStream<'static, Result<Event, RuntimeError>>> {
+        let mut wait = RUNTIME_RETRY_MIN;
+        loop {
+            match self.open().await {
+                Ok(events) => {
+                    self.runtime_tx.send_replace(None);
+                    return Some(events);
+                }
+                Err(error) => {
+                    warn!(%error, "container runtime does not answer, will be asked again");
+                    self.runtime_tx.send_replace(Some(error.to_string()));
+                }
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => return None,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(RUNTIME_RETRY_MAX);
+        }
+    }
+
+    async fn open(
+        &mut self,
+    ) -> Result<BoxStream<'static, Result<Event, RuntimeError>>, RuntimeError> {
+        let wanted = labels::of_node(&self.ctx.config.instance, &self.ctx.config.node_name);
+        let events = self.ctx.runtime.events(&wanted).await?;
+        let found = self.ctx.runtime.list(&wanted).await?;
+        let mut sorted: BTreeMap<String, Vec<Container>> = BTreeMap::new();
+        for container in found {
+            sorted.entry(container.label(labels::POD_UID).to_owned()).or_default().push(container);
+        }
+        for (uid, inbox) in self.inboxes().iter() {
+            inbox.containers(sorted.get(uid).cloned().unwrap_or_default());
+        }
+        self.containers = sorted;
+        Ok(events)
+    }
+
+    async fn take_pod(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Init => self.listing.clear(),
+            watcher::Event::InitApply(pod) => {
+                self.listing.insert(uid(&pod).to_owned());
+                self.ensure(pod);
+            }
+            watcher::Event::Apply(pod) => self.ensure(pod),
+            watcher::Event::Delete(pod) => {
+                if let Some(inbox) = self.directory.get(uid(&pod)) {
+                    inbox.gone();
+                }
+            }
+            watcher::Event::InitDone => {
+                let listing = std::mem::take(&mut self.listing);
+                for (uid, inbox) in self.inboxes().iter() {
+                    if !listing.contains(uid) {
+                        inbox.gone();
+                    }
+                }
+                self.listed = true;
+                self.sweep().await;
+            }
+        }
+    }
+
+    /// Hands the pod to its worker, starting one if there is none.
+    fn ensure(&mut self, pod: Pod) {
+        let uid = uid(&pod).to_owned();
+        let pod = Arc::new(pod);
+        match self.directory.get(&uid) {
+            Some(inbox) => inbox.pod(pod),
+            None => self.spawn(pod, false),
+        }
+    }
+
+    fn spawn(&mut self, pod: Arc<Pod>, gone: bool) {
+        let uid = uid(&pod).to_owned();
+        let inbox = Arc::new(Inbox::default());
+        self.inboxes().insert(uid.clone(), inbox.clone());
+        let found = self.containers.remove(&uid).unwrap_or_default();
+        let meta = &pod.metadata;
+        let span = info_span!("pod", namespace = meta.namespace, name = meta.name);
+        if !found.is_empty() {
+            span.in_scope(|| info!(containers = found.len(), gone, "found containers of the pod"));
+        }
+        inbox.remember(pod.clone());
+        let worker = Worker::new(self.ctx.clone(), inbox, pod, gone, found);
+        let cancel = self.cancel.clone();
+        let work = async move {
+            worker.run(cancel).await;
+            uid
+        };
+        self.workers.spawn(work.instrument(span));
+    }
+
+    /// A worker is done with its pod. One that panicked takes the agent with
+    /// it: a pod nobody looks after would look as if all were well. The next
+    /// agent adopts what runs.
+    fn take_ended(&mut self, ended: Result<String, JoinError>) {
+        match ended {
+            Ok(uid) => {
+                self.inboxes().remove(&uid);
+                self.containers.remove(&uid);
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => warn!(%error, "a pod's worker was aborted"),
+        }
+    }
+
+    /// Hands a change of a container to its pod's worker.
+    fn take_runtime(&mut self, event: &Event) {
+        let Some(pod) = event.labels.get(labels::POD_UID) else { return };
+        if let Some(inbox) = self.directory.get(pod) {
+            match event.kind {
+                EventKind::Started => inbox.started(&event.id),
+                EventKind::Died | EventKind::Removed => inbox.touched(&event.id),
+            }
+        }
+    }
+
+    /// Finds what is left of pods that the API does not have, and has it
+    /// removed: containers by their labels, files by their folders.
+    async fn sweep(&mut self) {
+        let mut left: BTreeMap<String, (String, String)> = BTreeMap::new();
+        for (uid, containers) in &self.containers {
+            if let Some(first) = containers.first() {
+                let names = (
+                    first.label(labels::POD_NAMESPACE).to_owned(),
+                    first.label(labels::POD_NAME).to_owned(),
+                );
+                left.insert(uid.clone(), names);
+            }
+        }
+        let folders = self.ctx.config.data_dir.join("pods");
+        if let Ok(mut entries) = tokio::fs::read_dir(&folders).await {
+            while let Ok(Some(entry)) = entries.next_entry().await {
+                left.entry(entry.file_name().to_string_lossy().into_owned()).or_default();
+            }
+        }
+        for (uid, (namespace, name)) in left {
+            if uid.is_empty() || self.directory.get(&uid).is_some() {
+                continue;
+            }
+            info!(uid, namespace, name, "the API has no such pod, removing what is left of it");
+            let mut pod = Pod::default();
+            pod.metadata.uid = Some(uid);
+            pod.metadata.namespace = Some(namespace);
+            pod.metadata.name = Some(name);
+            self.spawn(Arc::new(pod), true);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a pod's worker reports: its status when it changed, and the events
+//! that come with a change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+
+use super::model::{Work, spec};
+use super::worker::{Done, Worker};
+use super::{api, status};
+use crate::events::Severity;
+use crate::revision::{Revision, revision_of};
+use crate::runtime::labels;
+
+/// A status that the API took from us.
+pub(super) struct Reported {
+    pub(super) status: PodStatus,
+    /// The pod's revision with it, where the API told.
+    pub(super) revision: Option<Revision>,
+}
+
+impl Reported {
+    /// Whether somebody wrote something else after us, as the controllers do
+    /// for the pods of a node that was silent.
+    fn is_overruled_by(&self, pod: &Pod) -> bool {
+        let newer = match (revision_of(&pod.metadata), self.revision) {
+            (Some(theirs), Some(ours)) => theirs > ours,
+            _ => false,
+        };
+        newer && said(&self.status) != pod.status.as_ref().map(said).unwrap_or_default()
+    }
+}
+
+/// What others could say differently: the phase and our conditions.
+fn said(status: &PodStatus) -> BTreeSet<(&str, &str)> {
+    let conditions = status.conditions.iter().flatten().filter(|condition| is_ours(condition));
+    conditions
+        .map(|condition| (condition.type_.as_str(), condition.status.as_str()))
+        .chain(status.phase.as_deref().map(|phase| ("phase", phase)))
+        .collect()
+}
+
+impl Worker {
+    /// Writes the status if it changed.
+    pub(super) fn report(&mut self, now: Timestamp) {
+        if self.gone || self.reporting || self.deleted || self.report_retry.waits(now) {
+            return;
+        }
+        // What is left while everything is removed tells nothing any more.
+        if self.observed.cleaned || self.observed.busy.get(labels::SANDBOX) == Some(&Work::Clearing)
+        {
+            return;
+        }
+        let base = self.base();
+        // After a restart the address is known only once the sandbox has been
+        // looked at; until then what the API has is not worse.
+        let unknown = self.observed.live_sandbox().is_some() && self.observed.ips.is_empty();
+        let told = base.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
+        if unknown && told && self.reported.is_none() && spec(&self.pod).host_network != Some(true)
+        {
+            return;
+        }
+        let computed = status::compute(&base, &self.observed, &self.ctx.node_ips, now);
+        if base.status.as_ref().is_some_and(|known| same(known, &computed)) {
+            return;
+        }
+        for (container, reason, message) in new_back_offs(base.status.as_ref(), &computed) {
+            self.ctx.recorder.pod(&self.pod, Some(&container), Severity::Warning, reason, message);
+        }
+        self.reporting = true;
+        let (ctx, pod) = (self.ctx.clone(), base);
+        self.jobs.spawn(async move {
+            let result = api::write_status(&ctx, &pod, &computed).await;
+            Done::Reported(Box::new(computed), result)
+        });
+    }
+
+    /// The pod with the newest status that we know: our own part as last
+    /// written, the part of others as the API has it. The watch may be behind.
+    fn base(&self) -> Pod {
+        let mut base = (*self.pod).clone();
+        let reported = self.reported.as_ref().filter(|own| !own.is_overruled_by(&self.pod));
+        let Some(Reported { status: reported, .. }) = reported else { return base };
+        let theirs = base.status.take().unwrap_or_default();
+        let mut conditions = reported.conditions.clone().unwrap_or_default();
+        let others = theirs.conditions.iter().flatten().filter(|condition| !is_ours(condition));
+        conditions.extend(others.cloned());
+        base.status = Some(PodStatus {
+            conditions: Some(conditions),
+            nominated_node_name: theirs.nominated_node_name,
+            // An eviction's verdict comes through the API.
+            phase: if matches!(theirs.phase.as_deref(), Some("Succeeded" | "Failed")) {
+                theirs.phase
+            } else {
+                reported.phase.clone()
+            },
+            reason: theirs.reason.or_else(|| reported.reason.clone()),
+            message: theirs.message.or_else(|| reported.message.clone()),
+            ..reported.clone()
+        });
+        base
+    }
+}
+
+/// The conditions that the agent writes.
+fn is_ours(condition: &PodCondition) -> bool {
+    matches!(
+        condition.type_.as_str(),
+        "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled"
+    )
+}
+
+/// Whether two statuses say the same in the parts that are ours.
+fn same(known: &PodStatus, computed: &PodStatus) -> bool {
+    let ours = |status: &PodStatus| {
+        let conditions = status.conditions.iter().flatten().filter(|condition| is_ours(condition));
+        let mut conditions: Vec<_> = conditions.cloned().collect();
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        PodStatus { conditions: Some(conditions), ..status.clone() }
+    };
+    ours(known) == ours(computed)
+}
+
+/// The containers that begin to wait for a restart or a pull.
+fn new_back_offs(
+    known: Option<&PodStatus>,
+    computed: &PodStatus,
+) -> Vec<(String, &'static str, String)> {
+    let waiting = |status: &PodStatus| -> BTreeMap<String, (String, String)> {
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        all.filter_map(|container| {
+            let waiting = container.state.as_ref()?.waiting.as_ref()?;
+            let reason = waiting.reason.clone()?;
+            let key = format!("{reason}/{}", container.restart_count);
+            let message = waiting.message.clone().unwrap_or_default();
+            matches!(reason.as_str(), "CrashLoopBackOff" | "ImagePullBackOff")
+                .then(|| (container.name.clone(), (key, message)))
+        })
+        .collect()
+    };
+    let before = known.map(waiting).unwrap_or_default();
+    let now = waiting(computed);
+    let fresh = now
+        .into_iter()
+        .filter(|(name, (key, _))| before.get(name).is_none_or(|(known, _)| known != key));
+    fresh
+        .map(|(name, (key, message))| {
+            let message = if key.starts_with("CrashLoopBackOff") {
+                // The wait grows; without it the events count up as one.
+                let rest =
+                    message.split_once(" restarting ").map_or(message.as_str(), |(_, rest)| rest);
+                format!("Back-off restarting {rest}")
+            } else {
+                message.split(": ").next().unwrap_or_default().to_owned()
+            };
+            (name, "BackOff", message)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::pod;
+    use super::*;
+
+    #[test]
+    fn only_a_later_contradiction_overrules() {
+        let status = |phase: &str, ready: &str| -> PodStatus {
+            serde_json::from_value(json!({"phase": phase, "conditions": [
+                {"type": "Ready", "status": ready}, {"type": "example.com/gate", "status": ready}]}))
+            .unwrap()
+        };
+        let ours = Reported { status: status("Running", "True"), revision: Some(Revision(7)) };
+        let cases = [
+            ("our own write", "7", status("Running", "True"), false),
+            ("a watch that is behind", "6", status("Pending", "False"), false),
+            ("a later write of something else", "9", status("Running", "True"), false),
+            ("the node was silent", "9", status("Running", "False"), true),
+            ("failed by a controller", "9", status("Failed", "True"), true),
+            ("no revision to go by", "", status("Running", "False"), false),
+        ];
+        for (name, revision, theirs, expected) in cases {
+            let mut pod = pod(json!({"containers": []}));
+            pod.metadata.resource_version = Some(revision.into());
+            pod.status = Some(theirs);
+            assert_eq!(ours.is_overruled_by(&pod), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Requests and limits as the kernel takes them: weights, quotas, QoS. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use skiff_api::quantity::Quantity as Amount;
+
+use crate::runtime::Limits;
+
+/// Docker refuses less memory than this.
+const MIN_MEMORY_BYTES: i64 = 6 << 20;
+/// The kernel's smallest CPU quota.
+const MIN_CPU_QUOTA_US: i64 = 1_000;
+/// The smallest CPU weight, for a container that asks for nothing.
+const MIN_CPU_SHARES: i64 = 2;
+/// The largest, cgroup version 1's limit.
+const MAX_CPU_SHARES: i64 = 262_144;
+
+/// Reads an amount. What the API let through is a quantity; anything else
+/// counts as none.
+pub fn parse(quantity: &Quantity) -> Option<Amount> {
+    quantity.0.parse().ok()
+}
+
+/// A container's CPU in thousandths from `limits` or `requests`.
+fn cpu_milli(amounts: Option<&BTreeMap<String, Quantity>>) -> Option<i64> {
+    amounts?.get("cpu").and_then(parse).map(Amount::millis)
+}
+
+fn memory_bytes(amounts: Option<&BTreeMap<String, Quantity>>) -> Option<i64> {
+    amounts?.get("memory").and_then(parse).map(Amount::bytes)
+}
+
+/// The limits that the runtime enforces.
+pub fn limits(resources: Option<&ResourceRequirements>) -> Limits {
+    let limits = resources.and_then(|resources| resources.limits.as_ref());
+    let requests = resources.and_then(|resources| resources.requests.as_ref());
+    // A container without a request but with a limit asks for its limit.
+    let weight_milli = cpu_milli(requests).or_else(|| cpu_milli(limits)).unwrap_or_default();
+    Limits {
+        cpu_shares: Some((weight_milli * 1024 / 1000).clamp(MIN_CPU_SHARES, MAX_CPU_SHARES)),
+        // 100 ms of period: a thousandth of a CPU is 100 µs of it.
+        cpu_quota_us: cpu_milli(limits)
+            .filter(|milli| *milli > 0)
+            .map(|milli| (milli * 100).max(MIN_CPU_QUOTA_US)),
+        memory_bytes: memory_bytes(limits)
+            .filter(|bytes| *bytes > 0)
+            .map(|bytes| bytes.max(MIN_MEMORY_BYTES)),
+        pids: None,
+    }
+}
+
+/// The pod's quality of service class.
+pub fn qos_class(spec: &PodSpec) -> &'static str {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut guaranteed = true;
+    let mut best_effort = true;
+    for container in containers {
+        let resources = container.resources.as_ref();
+        let limits = resources.and_then(|resources| resources.limits.as_ref());
+        let requests = resources.and_then(|resources| resources.requests.as_ref());
+        for name in ["cpu", "memory"] {
+            let amount = |amounts: Option<&BTreeMap<String, Quantity>>| {
+                amounts
+                    .and_then(|amounts| amounts.get(name))
+                    .and_then(parse)
+                    .filter(|amount| !amount.is_zero() && !amount.is_negative())
+            };
+            let (limit, request) = (amount(limits), amount(requests));
+            best_effort &= limit.is_none() && request.is_none();
+            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
+        }
+    }
+    match (best_effort, guaranteed) {
+        (true, _) => "BestEffort",
+        (_, true) => "Guaranteed",
+        _ => "Burstable",
+    }
+}
+
+/// How readily the kernel kills the container when memory is short: last what
+/// got what it asked for, first what asked for nothing.
+pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory_bytes: u64) -> i64 {
+    if spec.priority.is_some_and(|priority| priority >= 2_000_000_000) {
+        return -997;
+    }
+    match qos_class(spec) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let requests =
+                container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+            let asked = memory_bytes(requests).unwrap_or_default();
+            let node = i64::try_from(node_memory_bytes).unwrap_or(i64::MAX).max(1);
+            (1000 - (1000i128 * i128::from(asked) / i128::from(node)) as i64).clamp(3, 999)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn qos_follows_requests_and_limits() {
+        let cases = [
+            (json!({}), "BestEffort"),
+            (json!({"requests": {"cpu": "100m"}}), "Burstable"),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}),
+                "Guaranteed",
+            ),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}),
+                "Burstable",
+            ),
+            (json!({"limits": {"memory": "1Gi"}}), "Burstable"),
+        ];
+        for (resources, expected) in cases {
+            let spec: PodSpec = serde_json::from_value(
+                json!({"containers": [{"name": "a", "resources": resources.clone()}]}),
+            )
+            .unwrap();
+            assert_eq!(qos_class(&spec), expected, "{resources}");
+        }
+    }
+
+    #[test]
+    fn limits_become_weights_and_quotas() {
+        let of = |value| limits(Some(&serde_json::from_value(value).unwrap()));
+        let cases = [
+            (json!({}), Limits { cpu_shares: Some(2), ..Limits::default() }),
+            (
+                json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}),
+                Limits {
+                    cpu_shares: Some(256),
+                    cpu_quota_us: Some(50_000),
+                    memory_bytes: Some(64 << 20),
+                    pids: None,
+                },
+            ),
+            (
+                json!({"limits": {"cpu": "1m", "memory": "1Mi"}}),
+                Limits {
+                    cpu_shares: Some(2),
+                    cpu_quota_us: Some(1_000),
+                    memory_bytes: Some(6 << 20),
+                    pids: None,
+                },
+            ),
+        ];
+        for (resources, expected) in cases {
+            assert_eq!(of(resources.clone()), expected, "{resources}");
+        }
+    }
+}

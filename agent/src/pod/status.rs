@@ -1,0 +1,379 @@
+//! Computes a pod's status from its containers. Pure.
+//!
+//! Times are cut to whole seconds, as the API keeps them, so that a status
+//! computed twice compares equal and is written once. A condition keeps its
+//! transition time while its status stays the same.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::model::{
+    Attempt, Failure, Observed, PULL_ERROR_SHOWN, RestartPolicy, is_sidecar, spec, uid,
+};
+use super::plan::{Outcome, is_pull, outcome};
+use super::resources::qos_class;
+use crate::runtime::{State, labels};
+
+/// The status of `pod`. `node_ips` are the addresses of its node.
+pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timestamp) -> PodStatus {
+    let old = pod.status.clone().unwrap_or_default();
+    let ended = outcome(pod, observed, now);
+    let view = View { pod, observed, ended, now };
+
+    let phase = view.phase();
+    let done = matches!(phase, "Succeeded" | "Failed");
+    let mut ips: Vec<_> = observed.ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect();
+    if spec(pod).host_network == Some(true) && observed.sandbox.is_some() {
+        ips = node_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect();
+    }
+    if ips.is_empty() && (done || pod.metadata.deletion_timestamp.is_some()) {
+        // What it had stays readable after its network is gone.
+        ips = old.pod_ips.clone().unwrap_or_default();
+    }
+    let container_statuses =
+        spec(pod).containers.iter().map(|container| view.container(container, false)).collect();
+    let inits = spec(pod).init_containers.as_deref().unwrap_or_default();
+    let init_statuses: Vec<_> =
+        inits.iter().map(|container| view.container(container, true)).collect();
+    let (reason, message) = match ended {
+        Some(Outcome::DeadlineExceeded) => (
+            Some("DeadlineExceeded".to_owned()),
+            Some("Pod was active on the node longer than the specified deadline".to_owned()),
+        ),
+        _ => (old.reason.clone(), old.message.clone()),
+    };
+    PodStatus {
+        conditions: Some(view.conditions(phase, old.conditions.as_deref().unwrap_or_default())),
+        container_statuses: Some(container_statuses),
+        init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
+        host_ip: node_ips.first().map(IpAddr::to_string),
+        host_ips: Some(node_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        message,
+        observed_generation: pod.metadata.generation,
+        phase: Some(phase.to_owned()),
+        pod_ip: ips.first().map(|ip| ip.ip.clone()),
+        pod_ips: (!ips.is_empty()).then_some(ips),
+        qos_class: Some(old.qos_class.clone().unwrap_or_else(|| qos_class(spec(pod)).to_owned())),
+        reason,
+        start_time: Some(old.start_time.clone().unwrap_or_else(|| seconds(now))),
+        // The rest belongs to others and is left as it is.
+        ..old
+    }
+}
+
+/// The time cut to whole seconds.
+pub fn seconds(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+struct View<'a> {
+    pod: &'a Pod,
+    observed: &'a Observed,
+    ended: Option<Outcome>,
+    now: Timestamp,
+}
+
+impl View<'_> {
+    fn phase(&self) -> &'static str {
+        let running = self.observed.running().next().is_some();
+        let deleting = self.pod.metadata.deletion_timestamp.is_some();
+        if !running && self.observed.busy.is_empty() {
+            match self.ended {
+                Some(Outcome::Succeeded) => return "Succeeded",
+                Some(Outcome::Failed | Outcome::DeadlineExceeded) => return "Failed",
+                // A deleted pod ends as its containers did.
+                None if deleting && !self.observed.containers.is_empty() => {
+                    let names = spec(self.pod).containers.iter().map(|container| &container.name);
+                    let mut codes =
+                        names.map(|name| self.observed.latest(name).and_then(Attempt::exit_code));
+                    return if codes.all(|code| code == Some(0)) { "Succeeded" } else { "Failed" };
+                }
+                None => {}
+            }
+        }
+        let was_running =
+            self.pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+        let never_ran = spec(self.pod).containers.iter().any(|container| {
+            self.observed
+                .latest(&container.name)
+                .is_none_or(|attempt| attempt.container.state == State::Created)
+        });
+        if never_ran && !was_running { "Pending" } else { "Running" }
+    }
+
+    fn conditions(&self, phase: &str, old: &[PodCondition]) -> Vec<PodCondition> {
+        let spec = spec(self.pod);
+        let inits = spec.init_containers.as_deref().unwrap_or_default();
+        let not_initialized: Vec<_> = inits
+            .iter()
+            .filter(|init| !self.is_initialized(init))
+            .map(|init| init.name.as_str())
+            .collect();
+        let serving = inits.iter().filter(|init| is_sidecar(init)).chain(&spec.containers);
+        let not_ready: Vec<_> = serving
+            .filter(|container| {
+                self.observed
+                    .latest(&container.name)
+                    .is_none_or(|attempt| !self.observed.is_ready(attempt))
+            })
+            .map(|container| container.name.as_str())
+            .collect();
+
+        let sandbox_ready = self.observed.live_sandbox().is_some()
+            && (!self.observed.ips.is_empty() || spec.host_network == Some(true));
+        let initialized = match phase {
+            "Succeeded" => Verdict::because(true, "PodCompleted", String::new()),
+            _ if not_initialized.is_empty() => Verdict::yes(),
+            _ => Verdict::because(
+                false,
+                "ContainersNotInitialized",
+                format!("containers with incomplete status: [{}]", not_initialized.join(" ")),
+            ),
+        };
+        let containers_ready = match phase {
+            "Succeeded" => Verdict::because(false, "PodCompleted", String::new()),
+            "Failed" => Verdict::because(false, "PodFailed", String::new()),
+            _ if not_ready.is_empty() => Verdict::yes(),
+            _ => Verdict::because(
+                false,
+                "ContainersNotReady",
+                format!("containers with unready status: [{}]", not_ready.join(" ")),
+            ),
+        };
+        let ready = match self.closed_gate(old) {
+            Some(gate) if containers_ready.holds => Verdict::because(
+                false,
+                "ReadinessGatesNotReady",
+                format!("condition \"{gate}\" is not True"),
+            ),
+            _ => containers_ready.clone(),
+        };
+        [
+            ("PodReadyToStartContainers", Verdict { holds: sandbox_ready, ..Verdict::yes() }),
+            ("Initialized", initialized),
+            ("Ready", ready),
+            ("ContainersReady", containers_ready),
+            ("PodScheduled", Verdict::yes()),
+        ]
+        .into_iter()
+        .map(|(kind, verdict)| self.condition(kind, verdict, old))
+        .collect()
+    }
+
+    /// A readiness gate that its owner has not opened.
+    fn closed_gate(&self, old: &[PodCondition]) -> Option<String> {
+        let gates = spec(self.pod).readiness_gates.iter().flatten();
+        let open =
+            |gate: &str| old.iter().any(|known| known.type_ == gate && known.status == "True");
+        gates.map(|gate| gate.condition_type.clone()).find(|gate| !open(gate))
+    }
+
+    fn condition(&self, kind: &str, verdict: Verdict, old: &[PodCondition]) -> PodCondition {
+        let status = if verdict.holds { "True" } else { "False" };
+        let known = old.iter().find(|known| known.type_ == kind && known.status == status);
+        PodCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            last_probe_time: None,
+            last_transition_time: known
+                .and_then(|known| known.last_transition_time.clone())
+                .or_else(|| Some(seconds(self.now))),
+            reason: verdict.reason.map(str::to_owned),
+            message: (!verdict.message.is_empty()).then_some(verdict.message),
+            observed_generation: self.pod.metadata.generation,
+        }
+    }
+
+    fn is_initialized(&self, init: &Container) -> bool {
+        let spec = spec(self.pod);
+        // Once a main container ran, initialization is over.
+        if spec.containers.iter().any(|container| self.observed.latest(&container.name).is_some()) {
+            return true;
+        }
+        match self.observed.latest(&init.name) {
+            Some(attempt) if is_sidecar(init) => self.observed.is_started(attempt),
+            Some(attempt) => attempt.exit_code() == Some(0),
+            None => false,
+        }
+    }
+
+    fn container(&self, container: &Container, init: bool) -> ContainerStatus {
+        let latest = self.observed.latest(&container.name);
+        let previous = self.observed.previous(&container.name);
+        let (state, last_state) = match latest {
+            None => (self.waiting(container, init), None),
+            Some(attempt) => match &attempt.container.state {
+                State::Created => (self.waiting(container, init), previous.and_then(terminated)),
+                State::Running { started, .. } => {
+                    let running = ContainerStateRunning { started_at: Some(seconds(*started)) };
+                    let state = ContainerState { running: Some(running), ..Default::default() };
+                    (state, previous.and_then(terminated))
+                }
+                State::Exited { .. } => match self.restart_reason(container, attempt, init) {
+                    Some(waiting) => (waiting, terminated(attempt)),
+                    None => {
+                        (terminated(attempt).unwrap_or_default(), previous.and_then(terminated))
+                    }
+                },
+            },
+        };
+        let ready = latest.is_some_and(|attempt| {
+            // A regular init container is ready when it has done its work.
+            if init && !is_sidecar(container) {
+                attempt.exit_code() == Some(0)
+            } else {
+                self.observed.is_ready(attempt)
+            }
+        });
+        ContainerStatus {
+            container_id: latest.map(|attempt| format!("docker://{}", attempt.id())),
+            image: container.image.clone().unwrap_or_default(),
+            image_id: latest
+                .map(|attempt| format!("docker://{}", attempt.container.image_id))
+                .unwrap_or_default(),
+            last_state: Some(last_state.unwrap_or_default()),
+            name: container.name.clone(),
+            ready,
+            restart_count: latest
+                .and_then(|attempt| i32::try_from(attempt.number).ok())
+                .unwrap_or_default(),
+            started: Some(latest.is_some_and(|attempt| self.observed.is_started(attempt))),
+            state: Some(state),
+            resources: latest.and(container.resources.clone()),
+            ..Default::default()
+        }
+    }
+
+    /// The state of a container that has not been started yet.
+    fn waiting(&self, container: &Container, init: bool) -> ContainerState {
+        if let Some(failure) = self.observed.failures.get(&container.name) {
+            return self.failed(container, failure);
+        }
+        let inits = spec(self.pod).init_containers.as_deref().unwrap_or_default();
+        let pending = inits.iter().any(|init| !self.is_initialized(init));
+        let reason = if pending || (init && !inits.is_empty()) {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        };
+        waiting(reason, String::new())
+    }
+
+    fn failed(&self, container: &Container, failure: &Failure) -> ContainerState {
+        if is_pull(failure) && self.now >= failure.at + PULL_ERROR_SHOWN {
+            let image = container.image.as_deref().unwrap_or_default();
+            let message = format!(
+                "Back-off pulling image \"{image}\": {}: {}",
+                failure.reason, failure.message
+            );
+            return waiting("ImagePullBackOff", message);
+        }
+        waiting(failure.reason, failure.message.clone())
+    }
+
+    /// Why a container that ended does not run again yet; `None` when it will
+    /// not, or starts at once.
+    fn restart_reason(
+        &self,
+        container: &Container,
+        attempt: &Attempt,
+        init: bool,
+    ) -> Option<ContainerState> {
+        if self.ended.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        if let Some(failure) = self.observed.failures.get(&container.name) {
+            return Some(self.failed(container, failure));
+        }
+        let policy = match RestartPolicy::of(self.pod) {
+            _ if init && is_sidecar(container) => RestartPolicy::Always,
+            RestartPolicy::Never => RestartPolicy::Never,
+            _ if init => RestartPolicy::OnFailure,
+            policy => policy,
+        };
+        let restarts = policy.restarts(attempt.exit_code()?);
+        let due = attempt.restart_at()?;
+        if !restarts || due <= self.now || self.observed.busy.contains_key(&container.name) {
+            return None;
+        }
+        if let State::Exited { started: None, error, .. } = &attempt.container.state {
+            return Some(waiting("RunContainerError", error.clone()));
+        }
+        let State::Exited { finished, .. } = &attempt.container.state else { return None };
+        let wait = due.duration_since(*finished).as_secs();
+        let wait =
+            if wait >= 60 { format!("{}m{}s", wait / 60, wait % 60) } else { format!("{wait}s") };
+        let (namespace, name) = (
+            attempt.container.label(labels::POD_NAMESPACE),
+            attempt.container.label(labels::POD_NAME),
+        );
+        Some(waiting(
+            "CrashLoopBackOff",
+            format!(
+                "back-off {wait} restarting failed container={} pod={name}_{namespace}({})",
+                container.name,
+                uid(self.pod)
+            ),
+        ))
+    }
+}
+
+#[derive(Clone)]
+struct Verdict {
+    holds: bool,
+    reason: Option<&'static str>,
+    message: String,
+}
+
+impl Verdict {
+    fn yes() -> Self {
+        Self { holds: true, reason: None, message: String::new() }
+    }
+
+    fn because(holds: bool, reason: &'static str, message: String) -> Self {
+        Self { holds, reason: Some(reason), message }
+    }
+}
+
+fn waiting(reason: &str, message: String) -> ContainerState {
+    let waiting = ContainerStateWaiting {
+        reason: Some(reason.to_owned()),
+        message: (!message.is_empty()).then_some(message),
+    };
+    ContainerState { waiting: Some(waiting), ..Default::default() }
+}
+
+/// The terminated state of a container that ended.
+fn terminated(attempt: &Attempt) -> Option<ContainerState> {
+    let State::Exited { exit_code, oom_killed, error, started, finished } =
+        &attempt.container.state
+    else {
+        return None;
+    };
+    let (reason, message) = match (error.is_empty(), oom_killed, exit_code) {
+        (false, _, _) => ("StartError", error.clone()),
+        (_, true, _) => ("OOMKilled", attempt.message.clone()),
+        (_, _, 0) => ("Completed", attempt.message.clone()),
+        _ => ("Error", attempt.message.clone()),
+    };
+    let terminated = ContainerStateTerminated {
+        container_id: Some(format!("docker://{}", attempt.id())),
+        exit_code: *exit_code,
+        finished_at: Some(seconds(*finished)),
+        message: (!message.is_empty()).then_some(message),
+        reason: Some(reason.to_owned()),
+        signal: None,
+        started_at: started.map(seconds),
+    };
+    Some(ContainerState { terminated: Some(terminated), ..Default::default() })
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

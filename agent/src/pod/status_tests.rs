@@ -1,0 +1,241 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::pod::model::{Health, Work};
+use crate::pod::testing::{at, container, pod, sandbox};
+
+const RUN: State = State::Running { pid: 1, started: Timestamp::UNIX_EPOCH };
+
+fn exited(code: i32, oom_killed: bool) -> State {
+    State::Exited {
+        exit_code: code,
+        oom_killed,
+        error: String::new(),
+        started: Some(at(900)),
+        finished: at(999),
+    }
+}
+
+fn observed(containers: Vec<crate::runtime::Container>) -> Observed {
+    let mut observed = Observed::new(std::iter::once(sandbox(0, true)).chain(containers));
+    observed.ips = vec![IpAddr::from([10, 244, 0, 2])];
+    observed
+}
+
+fn status(spec: Value, observed: &Observed) -> Value {
+    serde_json::to_value(compute(&pod(spec), observed, &[IpAddr::from([192, 0, 2, 1])], at(1000)))
+        .unwrap()
+}
+
+/// `phase`, then the conditions that are true, by their initials.
+fn summary(status: &Value) -> String {
+    let held = status["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|condition| condition["status"] == "True");
+    let held: Vec<_> = held.map(|condition| condition["type"].as_str().unwrap()).collect();
+    format!("{} {}", status["phase"].as_str().unwrap(), held.join(","))
+}
+
+#[test]
+fn phases_and_conditions_follow_the_containers() {
+    let one = || json!({"containers": [{"name": "a"}]});
+    let never = || json!({"containers": [{"name": "a"}, {"name": "b"}], "restartPolicy": "Never"});
+    let init = || json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+    let gated =
+        || json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "x/y"}]});
+    let unready = {
+        let mut found = observed(vec![container("a", 0, RUN)]);
+        found.health.insert("a-0".into(), Health { ready: Some(false), ..Health::default() });
+        found
+    };
+    let all = "PodReadyToStartContainers,Initialized,Ready,ContainersReady,PodScheduled";
+    let cases = [
+        ("nothing yet", one(), Observed::default(), "Pending Initialized,PodScheduled".to_owned()),
+        (
+            "sandbox",
+            one(),
+            observed(vec![]),
+            "Pending PodReadyToStartContainers,Initialized,PodScheduled".into(),
+        ),
+        ("running", one(), observed(vec![container("a", 0, RUN)]), format!("Running {all}")),
+        (
+            "not ready",
+            one(),
+            unready,
+            "Running PodReadyToStartContainers,Initialized,PodScheduled".into(),
+        ),
+        (
+            "initializing",
+            init(),
+            observed(vec![container("i", 0, RUN)]),
+            "Pending PodReadyToStartContainers,PodScheduled".into(),
+        ),
+        (
+            "initialized",
+            init(),
+            observed(vec![container("i", 0, exited(0, false)), container("a", 0, RUN)]),
+            format!("Running {all}"),
+        ),
+        (
+            "one of two ended",
+            never(),
+            observed(vec![container("a", 0, exited(1, false)), container("b", 0, RUN)]),
+            "Running PodReadyToStartContainers,Initialized,PodScheduled".into(),
+        ),
+        (
+            "succeeded",
+            never(),
+            observed(vec![
+                container("a", 0, exited(0, false)),
+                container("b", 0, exited(0, false)),
+            ]),
+            "Succeeded PodReadyToStartContainers,Initialized,PodScheduled".into(),
+        ),
+        (
+            "failed",
+            never(),
+            observed(vec![
+                container("a", 0, exited(1, false)),
+                container("b", 0, exited(0, false)),
+            ]),
+            "Failed PodReadyToStartContainers,Initialized,PodScheduled".into(),
+        ),
+        (
+            "a gate is closed",
+            gated(),
+            observed(vec![container("a", 0, RUN)]),
+            "Running PodReadyToStartContainers,Initialized,ContainersReady,PodScheduled".into(),
+        ),
+        (
+            "crashing",
+            one(),
+            observed(vec![container("a", 0, exited(1, false))]),
+            "Running PodReadyToStartContainers,Initialized,PodScheduled".into(),
+        ),
+    ];
+    for (name, spec, observed, expected) in cases {
+        assert_eq!(summary(&status(spec, &observed)), expected, "{name}");
+    }
+}
+
+#[test]
+fn containers_say_why_they_do_not_run() {
+    let one = || json!({"containers": [{"name": "a", "image": "img"}]});
+    let failed = |reason: &'static str, second: i64| {
+        let mut found = observed(vec![]);
+        found
+            .failures
+            .insert("a".into(), Failure { reason, message: "m".into(), at: at(second), count: 1 });
+        found
+    };
+    let crashed = |crashes: u32, state: State| {
+        let mut last = container("a", crashes, state);
+        last.labels.insert(labels::CRASHES.into(), crashes.to_string());
+        observed(vec![last])
+    };
+    let start_error = State::Exited {
+        exit_code: 127,
+        oom_killed: false,
+        error: "no such file".into(),
+        started: None,
+        finished: at(999),
+    };
+    let mut starting = crashed(1, exited(1, false));
+    starting.busy.insert("a".into(), Work::Starting);
+    let cases = [
+        ("creating", observed(vec![]), "/waiting/reason", "ContainerCreating"),
+        ("pull failed", failed("ErrImagePull", 999), "/waiting/reason", "ErrImagePull"),
+        ("pull waits", failed("ErrImagePull", 990), "/waiting/reason", "ImagePullBackOff"),
+        (
+            "pull waits",
+            failed("ErrImagePull", 990),
+            "/waiting/message",
+            "Back-off pulling image \"img\": ErrImagePull: m",
+        ),
+        (
+            "config",
+            failed("CreateContainerConfigError", 990),
+            "/waiting/reason",
+            "CreateContainerConfigError",
+        ),
+        ("crash loop", crashed(2, exited(1, false)), "/waiting/reason", "CrashLoopBackOff"),
+        (
+            "crash loop",
+            crashed(2, exited(1, false)),
+            "/waiting/message",
+            "back-off 20s restarting failed container=a pod=p_ns(u)",
+        ),
+        ("being restarted", starting, "/terminated/reason", "Error"),
+        ("cannot start", crashed(1, start_error.clone()), "/waiting/reason", "RunContainerError"),
+        ("cannot start", crashed(1, start_error), "/waiting/message", "no such file"),
+        (
+            "first crash restarts at once",
+            crashed(0, exited(0, false)),
+            "/terminated/reason",
+            "Completed",
+        ),
+        ("killed for memory", crashed(0, exited(137, true)), "/terminated/reason", "OOMKilled"),
+    ];
+    for (name, observed, path, expected) in cases {
+        let status = status(one(), &observed);
+        let state = &status["containerStatuses"][0]["state"];
+        assert_eq!(state.pointer(path).and_then(Value::as_str), Some(expected), "{name}: {state}");
+    }
+}
+
+#[test]
+fn the_last_state_and_the_count_survive_a_restart() {
+    let mut found = observed(vec![container("a", 3, exited(2, false)), container("a", 4, RUN)]);
+    found.containers.get_mut("a").unwrap()[0].message = "bye".into();
+    let status = status(json!({"containers": [{"name": "a"}]}), &found);
+    let container = &status["containerStatuses"][0];
+    assert_eq!(container["restartCount"], 4);
+    assert_eq!(container["lastState"]["terminated"]["exitCode"], 2);
+    assert_eq!(container["lastState"]["terminated"]["message"], "bye");
+    assert_eq!(container["containerID"], "docker://a-4");
+    assert_eq!(container["ready"], true);
+    assert_eq!(status["podIPs"], json!([{"ip": "10.244.0.2"}]));
+    assert_eq!(status["hostIP"], "192.0.2.1");
+}
+
+#[test]
+fn transition_times_move_only_with_the_condition() {
+    let spec = json!({"containers": [{"name": "a"}]});
+    let mut pod = pod(spec);
+    let ips = [IpAddr::from([192, 0, 2, 1])];
+    let first = compute(&pod, &observed(vec![]), &ips, at(1000));
+    pod.status = Some(first.clone());
+    let second = compute(&pod, &observed(vec![container("a", 0, RUN)]), &ips, at(1010));
+    let time = |status: &PodStatus, kind: &str| {
+        let all = status.conditions.iter().flatten();
+        all.clone()
+            .find(|condition| condition.type_ == kind)
+            .unwrap()
+            .last_transition_time
+            .clone()
+            .unwrap()
+            .0
+    };
+    assert_eq!(time(&second, "Initialized"), at(1000));
+    assert_eq!(time(&second, "Ready"), at(1010));
+    assert_eq!(second.start_time, first.start_time);
+    pod.status = Some(second.clone());
+    assert_eq!(
+        compute(&pod, &observed(vec![container("a", 0, RUN)]), &ips, at(1020)),
+        second,
+        "nothing changed"
+    );
+}
+
+#[test]
+fn a_deleted_pod_ends_as_its_containers_did() {
+    let cases = [(exited(0, false), "Succeeded"), (exited(137, false), "Failed"), (RUN, "Running")];
+    for (state, expected) in cases {
+        let mut pod = pod(json!({"containers": [{"name": "a"}]}));
+        pod.metadata.deletion_timestamp = Some(Time(at(1030)));
+        let found = compute(&pod, &observed(vec![container("a", 0, state.clone())]), &[], at(1000));
+        assert_eq!(found.phase.as_deref(), Some(expected), "{state:?}");
+    }
+}

@@ -1,0 +1,80 @@
+//! What others do to a pod's status, its volumes and its worker.
+
+use super::*;
+
+#[tokio::test]
+async fn a_status_that_others_overrule_is_written_again() {
+    let mut node = hollow().await;
+    node.apply("p", one());
+    let mut pod = node.until("Ready", ready).await;
+    // As the controllers do when a node was silent.
+    for condition in pod["status"]["conditions"].as_array_mut().unwrap() {
+        if condition["type"] == "Ready" {
+            condition["status"] = json!("False");
+        }
+    }
+    let writes = node.api.status_writes();
+    node.api.put(POD, pod);
+    node.until("Ready again", ready).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(node.api.status_writes(), writes + 1, "once is enough");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn volumes_follow_labels() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "v", "downwardAPI": {"items": [
+        {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]);
+    node.apply("p", spec);
+    let mut pod = node.until("Ready", ready).await;
+    pod["metadata"]["labels"] = json!({"tier": "web"});
+    node.api.put(POD, pod);
+    let file = node.config().pod_dir("uid-p").join("volumes/v/labels");
+    for _ in 0..400 {
+        if std::fs::read_to_string(&file).is_ok_and(|text| text.contains("tier=\"web\"")) {
+            return node.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("still {:?}", std::fs::read_to_string(&file));
+}
+
+#[tokio::test]
+async fn a_panic_ends_the_agent_and_the_next_one_goes_on() {
+    let mut node = hollow().await;
+    node.cables.panics.store(1, Ordering::Relaxed);
+    node.apply("p", one());
+    let (_cancel, mut tasks) = node.agent.take().unwrap();
+    let panicked = async {
+        while let Some(ended) = tasks.join_next().await {
+            if ended.is_err_and(|error| error.is_panic()) {
+                return;
+            }
+        }
+        panic!("all parts ended without a word");
+    };
+    tokio::time::timeout(Duration::from_secs(10), panicked).await.unwrap();
+    drop(tasks);
+    node.start();
+    node.until("Ready", ready).await;
+    let found = node.containers().await;
+    assert_eq!(found.len(), 2, "what the first agent made is used: {found:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_ready_pod_that_is_deleted_serves_a_moment_longer() {
+    let mut node = hollow().await;
+    node.apply("p", one());
+    node.until("Ready", ready).await;
+    let asked = tokio::time::Instant::now();
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+        kube::Api::namespaced(node.api.client(), "ns");
+    pods.delete("p", &Default::default()).await.unwrap();
+    node.until("deletion", Value::is_null).await;
+    let settle = Duration::try_from(crate::pod::plan::SETTLE).unwrap();
+    assert!(asked.elapsed() >= settle, "{:?}", asked.elapsed());
+    node.stop().await;
+}

@@ -1,0 +1,287 @@
+//! The worker of one pod: plans, starts jobs, reports, and waits.
+//!
+//! It wakes for the API, the runtime, probes, ended jobs and deadlines; each
+//! wake-up means "look again". Whatever takes time is a job in `jobs`, so a
+//! pod that pulls an image for minutes can still be deleted. What arrives
+//! meanwhile is kept in the [`super::inbox::Inbox`], which holds the newest of
+//! everything and therefore cannot overflow.
+//!
+//! A job that panics takes the worker and the agent with it.
+
+mod act;
+mod done;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::api::Tokens;
+use super::apply;
+use super::context::Context;
+use super::inbox::Inbox;
+use super::model::{Attempt, Health, Observed, back_off, uid};
+use super::plan::plan_pod;
+use super::report::Reported;
+use crate::runtime::{Container, RuntimeError};
+use crate::volume::Volumes;
+
+pub(super) use done::Done;
+
+/// Why the worker looks again after a failed step, and when.
+#[derive(Default)]
+pub(super) struct Retry {
+    at: Option<Timestamp>,
+    count: u32,
+}
+
+impl Retry {
+    fn failed(&mut self, now: Timestamp) {
+        self.count += 1;
+        // Quick at first: most failures are a restart of something.
+        let wait = back_off(self.count).as_secs() / 10;
+        self.at = Some(now + SignedDuration::from_secs(wait.max(1)));
+    }
+
+    fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn waits(&self, now: Timestamp) -> bool {
+        self.at.is_some_and(|at| at > now)
+    }
+}
+
+/// The worker of one pod.
+pub struct Worker {
+    pub(super) ctx: Arc<Context>,
+    inbox: Arc<Inbox>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) gone: bool,
+    pub(super) observed: Observed,
+    volumes: Option<Volumes>,
+    tokens: Tokens,
+    /// The status that the API has from us.
+    pub(super) reported: Option<Reported>,
+    pub(super) reporting: bool,
+    pub(super) report_retry: Retry,
+    /// Covers clean-up and deletion.
+    end_retry: Retry,
+    volumes_stale: bool,
+    volumes_retry: Retry,
+    pub(super) jobs: JoinSet<Done>,
+    /// The jobs that can be abandoned, by container.
+    starting: BTreeMap<String, AbortHandle>,
+    /// Stops under way; a job that was overtaken no longer counts.
+    stopping: BTreeMap<String, AbortHandle>,
+    probed: BTreeSet<String>,
+    pub(super) deleted: bool,
+}
+
+impl Worker {
+    /// A worker for `pod`, whose containers on this node are `found`.
+    pub fn new(
+        ctx: Arc<Context>,
+        inbox: Arc<Inbox>,
+        pod: Arc<Pod>,
+        gone: bool,
+        found: Vec<Container>,
+    ) -> Self {
+        Self {
+            ctx,
+            inbox,
+            pod,
+            gone,
+            observed: Observed::new(found),
+            volumes: None,
+            tokens: Tokens::default(),
+            reported: None,
+            reporting: false,
+            report_retry: Retry::default(),
+            end_retry: Retry::default(),
+            volumes_stale: false,
+            volumes_retry: Retry::default(),
+            jobs: JoinSet::new(),
+            starting: BTreeMap::new(),
+            stopping: BTreeMap::new(),
+            probed: BTreeSet::new(),
+            deleted: false,
+        }
+    }
+
+    /// Works until the pod is gone from the API and from this node, or until
+    /// cancelled; then everything of the pod goes on running.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        self.read_messages().await;
+        loop {
+            let now = Timestamp::now();
+            if self.pod.metadata.deletion_timestamp.is_some() {
+                self.observed.ending_since.get_or_insert(now);
+            }
+            let plan = plan_pod(&self.pod, self.gone, &self.observed, now);
+            let again = self.act(&plan, now).await;
+            self.watch_probes().await;
+            self.report(now);
+            if again {
+                continue;
+            }
+            if self.gone && self.observed.cleaned {
+                return self.leave().await;
+            }
+            let due =
+                [plan.deadline, self.volumes_due(now), self.end_retry.at, self.report_retry.at];
+            let due = due.into_iter().flatten().min();
+            let sleep = async {
+                match due {
+                    Some(at) => {
+                        let wait = Duration::try_from(at.duration_since(Timestamp::now()))
+                            .unwrap_or_default();
+                        // At least a moment, should the clocks disagree.
+                        tokio::time::sleep(wait + Duration::from_millis(1)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            let inbox = self.inbox.clone();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = inbox.wake.notified() => self.take_news().await,
+                Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.take_joined(done).await,
+                () = sleep => {}
+            }
+            // What came of other jobs meanwhile is taken in one go.
+            while let Some(done) = self.jobs.try_join_next() {
+                self.take_joined(done).await;
+            }
+        }
+    }
+
+    async fn take_joined(&mut self, joined: Result<Done, JoinError>) {
+        match joined {
+            Ok(done) => self.take_done(done).await,
+            // Half-done work is nothing to go on from, and must not be hidden.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Abandoned, or overtaken by a more urgent stop.
+            Err(_) => {}
+        }
+    }
+
+    async fn leave(mut self) {
+        for id in std::mem::take(&mut self.probed) {
+            self.ctx.probes.forget(&id).await;
+        }
+        self.ctx.objects.release(uid(&self.pod));
+    }
+
+    async fn take_news(&mut self) {
+        let news = self.inbox.take();
+        if let Some(pod) = news.pod {
+            // A change of labels or annotations may show in a volume.
+            self.volumes_stale |= pod.metadata.labels != self.pod.metadata.labels
+                || pod.metadata.annotations != self.pod.metadata.annotations;
+            self.pod = pod;
+        }
+        self.gone |= news.gone;
+        if let Some(found) = news.containers {
+            self.take_containers(found).await;
+        }
+        for id in news.touched {
+            self.inspect(&id).await;
+        }
+        for id in news.started {
+            // The job that starts a container looks at it itself.
+            if self.starting.is_empty() && !self.is_known_to_run(&id) {
+                self.inspect(&id).await;
+            }
+        }
+        for (id, health) in news.health {
+            let known = self.observed.health.entry(id).or_default();
+            let hook_pending = known.hook_pending;
+            *known = Health {
+                hook_pending,
+                condemned: known.condemned.take().or(health.condemned),
+                ..health
+            };
+        }
+        if news.objects {
+            self.volumes_stale = true;
+            // What was missing may be there now.
+            self.observed.setup_failure = None;
+            self.observed
+                .failures
+                .retain(|_, failure| failure.reason != "CreateContainerConfigError");
+        }
+    }
+
+    /// Takes over a fresh list; what jobs are about is left to their results.
+    async fn take_containers(&mut self, found: Vec<Container>) {
+        let mut fresh = Observed::new(found);
+        let busy = std::mem::take(&mut self.observed.busy);
+        fresh.health = std::mem::take(&mut self.observed.health);
+        fresh.failures = std::mem::take(&mut self.observed.failures);
+        fresh.setup_failure = self.observed.setup_failure.take();
+        fresh.cleaned = self.observed.cleaned;
+        fresh.ending_since = self.observed.ending_since;
+        if fresh.sandbox.as_ref().map(Attempt::id)
+            == self.observed.sandbox.as_ref().map(Attempt::id)
+        {
+            fresh.ips = std::mem::take(&mut self.observed.ips);
+        }
+        fresh.busy = busy;
+        self.observed = fresh;
+        self.read_messages().await;
+    }
+
+    fn is_known_to_run(&self, id: &str) -> bool {
+        let mut running = self
+            .observed
+            .live_sandbox()
+            .into_iter()
+            .chain(self.observed.running().map(|(_, attempt)| attempt));
+        running.any(|attempt| attempt.id() == id)
+    }
+
+    /// Reads the termination messages that are not known yet.
+    async fn read_messages(&mut self) {
+        for (name, attempts) in &mut self.observed.containers {
+            for attempt in attempts.iter_mut().filter(|attempt| attempt.message.is_empty()) {
+                if attempt.exit_code().is_some() {
+                    attempt.message =
+                        apply::termination_message(&self.ctx, &self.pod, name, attempt).await;
+                }
+            }
+        }
+    }
+
+    async fn inspect(&mut self, id: &str) {
+        match self.ctx.runtime.inspect(id).await {
+            Ok(container) => self.observe(container).await,
+            Err(RuntimeError::NotFound(_)) => self.observed.remove(id),
+            // The runtime is away; the list after its return tells.
+            Err(error) => debug!(%error, id, "container not inspected"),
+        }
+    }
+
+    async fn observe(&mut self, container: Container) {
+        let id = container.id.clone();
+        self.observed.insert(container);
+        self.read_messages().await;
+        let ended = self
+            .observed
+            .containers
+            .values()
+            .flatten()
+            .any(|attempt| attempt.id() == id && !attempt.is_running());
+        if ended {
+            self.observed.health.remove(&id);
+            if self.probed.remove(&id) {
+                self.ctx.probes.forget(&id).await;
+            }
+        }
+    }
+}

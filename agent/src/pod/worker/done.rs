@@ -1,0 +1,224 @@
+//! What came of a worker's jobs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodStatus;
+use tracing::{debug, warn};
+
+use super::super::apply::{self, Failed, Ready, container_named};
+use super::super::model::{Condemned, Failure};
+use super::super::report::Reported;
+use super::Worker;
+use super::act::VOLUMES;
+use crate::events::Severity;
+use crate::revision::Revision;
+use crate::runtime::{Container, RuntimeError, labels};
+use crate::volume::Volumes;
+
+/// What a job came to.
+pub(in crate::pod) enum Done {
+    SetUp(Result<Ready, Failed>),
+    Volumes(Result<Volumes, Failed>),
+    Start(String, Result<Container, Failed>),
+    Stop(String, String, Result<Option<Container>, RuntimeError>),
+    Hook(String, String, Result<(), String>),
+    Released(Result<(), String>),
+    Cleaned(Result<(), String>),
+    Deleted(Result<(), String>),
+    Reported(Box<PodStatus>, Result<Option<Revision>, String>),
+}
+
+impl Worker {
+    pub(super) async fn take_done(&mut self, done: Done) {
+        let now = Timestamp::now();
+        match done {
+            Done::SetUp(result) => {
+                self.starting.remove(labels::SANDBOX);
+                self.observed.busy.remove(labels::SANDBOX);
+                match result {
+                    Ok(ready) => self.take_ready(ready).await,
+                    Err(failed) => {
+                        let event = failed.reason;
+                        self.ctx.recorder.pod(
+                            &self.pod,
+                            None,
+                            Severity::Warning,
+                            event,
+                            failed.message.clone(),
+                        );
+                        let count =
+                            self.observed.setup_failure.take().map_or(1, |old| old.count + 1);
+                        self.observed.setup_failure = Some(failure(failed, count, now));
+                        // A sandbox without a network may have been started.
+                        if let Ok(found) = apply::containers_of(&self.ctx, &self.pod).await {
+                            self.take_containers(found).await;
+                        }
+                    }
+                }
+            }
+            Done::Volumes(result) => {
+                self.observed.busy.remove(VOLUMES);
+                match result {
+                    Ok(volumes) => {
+                        self.volumes_retry.succeeded();
+                        self.volumes = Some(volumes);
+                    }
+                    Err(failed) => {
+                        self.volumes_retry.failed(now);
+                        self.volumes_stale = true;
+                        self.ctx.recorder.pod(
+                            &self.pod,
+                            None,
+                            Severity::Warning,
+                            failed.reason,
+                            failed.message,
+                        );
+                    }
+                }
+            }
+            Done::Start(name, result) => {
+                self.starting.remove(&name);
+                self.observed.busy.remove(&name);
+                self.take_started(&name, result, now).await;
+            }
+            Done::Stop(name, id, result) => {
+                self.stopping.remove(&name);
+                self.observed.busy.remove(&name);
+                match result {
+                    Ok(Some(container)) => self.observe(container).await,
+                    Ok(None) => self.observed.remove(&id),
+                    Err(error) => {
+                        self.ctx.recorder.pod(
+                            &self.pod,
+                            Some(&name),
+                            Severity::Warning,
+                            "FailedKillPod",
+                            error.to_string(),
+                        );
+                        // Tried again by the next plan, which would be at once.
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+            Done::Hook(name, id, result) => {
+                let health = self.observed.health.entry(id).or_default();
+                health.hook_pending = false;
+                if let Err(error) = result {
+                    self.ctx.recorder.pod(
+                        &self.pod,
+                        Some(&name),
+                        Severity::Warning,
+                        "FailedPostStartHook",
+                        error,
+                    );
+                    health.condemned = Some(Condemned {
+                        message: "FailedPostStartHook".into(),
+                        grace_seconds: None,
+                    });
+                }
+            }
+            Done::Released(result) => {
+                self.observed.busy.remove(labels::SANDBOX);
+                self.ended(result, "sandbox not released", now, |worker| {
+                    worker.observed.sandbox = None;
+                    worker.observed.ips.clear();
+                });
+            }
+            Done::Cleaned(result) => {
+                self.observed.busy.remove(labels::SANDBOX);
+                self.ended(result, "pod not cleaned up", now, |worker| {
+                    worker.observed.cleaned = true
+                });
+            }
+            Done::Deleted(result) => {
+                self.observed.busy.remove(labels::SANDBOX);
+                self.ended(result, "pod's object not deleted", now, |worker| worker.deleted = true);
+            }
+            Done::Reported(status, result) => {
+                self.reporting = false;
+                match result {
+                    Ok(revision) => {
+                        self.report_retry.succeeded();
+                        self.reported = Some(Reported { status: *status, revision });
+                    }
+                    Err(error) => {
+                        debug!(error, "status not written, will be tried again");
+                        self.report_retry.failed(now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn ended(
+        &mut self,
+        result: Result<(), String>,
+        what: &str,
+        now: Timestamp,
+        then: impl FnOnce(&mut Self),
+    ) {
+        match result {
+            Ok(()) => {
+                self.end_retry.succeeded();
+                then(self);
+            }
+            Err(error) => {
+                warn!(error, pod = self.pod.metadata.name, "{what}, will be tried again");
+                self.end_retry.failed(now);
+            }
+        }
+    }
+
+    async fn take_ready(&mut self, ready: Ready) {
+        self.observed.setup_failure = None;
+        self.observed.ips = ready.ips;
+        self.volumes = Some(ready.volumes);
+        self.observe(ready.sandbox).await;
+    }
+
+    async fn take_started(
+        &mut self,
+        name: &str,
+        result: Result<Container, Failed>,
+        now: Timestamp,
+    ) {
+        match result {
+            Ok(container) => {
+                self.observed.failures.remove(name);
+                let id = container.id.clone();
+                self.observe(container).await;
+                let lifecycle = container_named(&self.pod, name)
+                    .and_then(|container| container.lifecycle.as_ref());
+                if let Some(hook) = lifecycle.and_then(|lifecycle| lifecycle.post_start.clone()) {
+                    self.observed.health.entry(id.clone()).or_default().hook_pending = true;
+                    let (ctx, pod, ips, name) = (
+                        self.ctx.clone(),
+                        self.pod.clone(),
+                        self.observed.ips.clone(),
+                        name.to_owned(),
+                    );
+                    self.jobs.spawn(async move {
+                        let result = apply::run_hook(&ctx, &pod, &name, &id, &hook, &ips).await;
+                        Done::Hook(name, id, result)
+                    });
+                }
+            }
+            Err(failed) => match failed.container.clone() {
+                // It counts as an attempt and backs off like a crash.
+                Some(container) => {
+                    self.observed.failures.remove(name);
+                    self.observe(container).await;
+                }
+                None => {
+                    let count = self.observed.failures.get(name).map_or(1, |old| old.count + 1);
+                    self.observed.failures.insert(name.to_owned(), failure(failed, count, now));
+                }
+            },
+        }
+    }
+}
+
+fn failure(failed: Failed, count: u32, at: Timestamp) -> Failure {
+    Failure { reason: failed.reason, message: failed.message, at, count }
+}

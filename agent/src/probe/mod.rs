@@ -1,0 +1,292 @@
+//! Probes: asks running containers how they are.
+//!
+//! One task owns all probes of the node. It sleeps until the next one is due;
+//! a thousand probes are a thousand entries in one heap. A probe that is due
+//! runs as a task of its own, so a slow one delays no other.
+//!
+//! Until a startup probe has succeeded, the others wait. Verdicts go to the
+//! pod's worker, which decides what follows from them.
+
+mod check;
+pub mod http;
+mod state;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{Recorder, Severity};
+use crate::pod::model::{Condemned, Health};
+use crate::runtime::Runtime;
+use check::{Check, Outcome};
+use state::{Change, Machine};
+
+/// Commands waiting for the probe task. Senders wait when it is full.
+const QUEUE: usize = 256;
+
+/// Which of a container's probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Startup,
+    Readiness,
+    Liveness,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Readiness => "Readiness",
+            Self::Liveness => "Liveness",
+        }
+    }
+}
+
+/// A running container to be probed.
+#[derive(Clone)]
+pub struct Target {
+    /// Its pod.
+    pub pod: Arc<Pod>,
+    /// Its spec.
+    pub container: Container,
+    /// The runtime's id.
+    pub id: String,
+    /// Where its ports are.
+    pub host: Option<IpAddr>,
+    /// What was known of it before the agent restarted.
+    pub known: Health,
+}
+
+/// Receives a container's health: pod UID, container id, health.
+pub type Report = Arc<dyn Fn(&str, &str, Health) + Send + Sync>;
+
+/// The probes of this node; cheap to clone.
+#[derive(Clone)]
+pub struct Probes {
+    commands_tx: mpsc::Sender<Command>,
+}
+
+enum Command {
+    Watch(Box<Target>),
+    Forget(String),
+}
+
+impl Probes {
+    /// The probes and the task that runs them.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        recorder: Recorder,
+        report: Report,
+        cancel: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (commands_tx, commands_rx) = mpsc::channel(QUEUE);
+        let task = Task {
+            runtime,
+            recorder,
+            report,
+            targets: BTreeMap::new(),
+            due: BinaryHeap::new(),
+            running: JoinSet::new(),
+            next_token: 0,
+        };
+        (Self { commands_tx }, task.run(commands_rx, cancel))
+    }
+
+    /// Begins to probe a container.
+    pub async fn watch(&self, target: Target) {
+        // A closed queue means that the agent is stopping.
+        drop(self.commands_tx.send(Command::Watch(Box::new(target))).await);
+    }
+
+    /// Stops probing a container.
+    pub async fn forget(&self, id: &str) {
+        drop(self.commands_tx.send(Command::Forget(id.to_owned())).await);
+    }
+}
+
+/// What is known of a container before its probes have run.
+pub fn initial_health(container: &Container, was_ready: bool) -> Health {
+    Health {
+        ready: container.readiness_probe.as_ref().map(|_| was_ready),
+        started: container.startup_probe.as_ref().map(|_| was_ready),
+        ..Health::default()
+    }
+}
+
+struct Task {
+    runtime: Arc<dyn Runtime>,
+    recorder: Recorder,
+    report: Report,
+    targets: BTreeMap<String, Entry>,
+    due: BinaryHeap<Reverse<(Instant, u64, String, Kind)>>,
+    running: JoinSet<(String, Kind, u64, Outcome)>,
+    next_token: u64,
+}
+
+struct Entry {
+    target: Target,
+    health: Health,
+    machines: BTreeMap<Kind, Machine>,
+    /// Tells this watch from an earlier one of the same container.
+    token: u64,
+}
+
+impl Task {
+    async fn run(mut self, mut commands_rx: mpsc::Receiver<Command>, cancel: CancellationToken) {
+        loop {
+            let next = self.due.peek().map(|Reverse((at, ..))| *at);
+            let sleep = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                command = commands_rx.recv() => match command {
+                    Some(Command::Watch(target)) => self.watch(*target),
+                    Some(Command::Forget(id)) => {
+                        self.targets.remove(&id);
+                    }
+                    None => return,
+                },
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                    if let Ok((id, kind, token, outcome)) = ended {
+                        self.take(&id, kind, token, outcome);
+                    }
+                }
+                () = sleep => self.start_due(),
+            }
+        }
+    }
+
+    fn watch(&mut self, target: Target) {
+        let container = &target.container;
+        let probes = [
+            (Kind::Startup, &container.startup_probe),
+            (Kind::Readiness, &container.readiness_probe),
+            (Kind::Liveness, &container.liveness_probe),
+        ];
+        let machines: BTreeMap<_, _> = probes
+            .into_iter()
+            .filter_map(|(kind, probe)| {
+                Some((kind, Machine::new(probe.as_ref()?, initial(kind, &target.known))))
+            })
+            .collect();
+        self.next_token += 1;
+        let token = self.next_token;
+        let id = target.id.clone();
+        let health = target.known.clone();
+        let starting = machines.contains_key(&Kind::Startup) && health.started != Some(true);
+        for (kind, machine) in &machines {
+            if starting == (*kind == Kind::Startup) {
+                self.schedule(&id, *kind, token, Instant::now() + machine.initial_delay());
+            }
+        }
+        self.targets.insert(id, Entry { target, health, machines, token });
+    }
+
+    fn schedule(&mut self, id: &str, kind: Kind, token: u64, at: Instant) {
+        self.due.push(Reverse((at, token, id.to_owned(), kind)));
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        while self.due.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+            let Some(Reverse((_, token, id, kind))) = self.due.pop() else { return };
+            let Some(entry) = self.targets.get(&id).filter(|entry| entry.token == token) else {
+                continue;
+            };
+            let Some(probe) = probe_of(&entry.target.container, kind) else { continue };
+            let check = Check::of(probe, &entry.target);
+            let runtime = self.runtime.clone();
+            self.running.spawn(async move { (id, kind, token, check.run(runtime.as_ref()).await) });
+        }
+    }
+
+    /// Takes in what a probe found, and schedules the next one.
+    fn take(&mut self, id: &str, kind: Kind, token: u64, outcome: Outcome) {
+        let Some(entry) = self.targets.get_mut(id).filter(|entry| entry.token == token) else {
+            return;
+        };
+        let Some(machine) = entry.machines.get_mut(&kind) else { return };
+        let name = entry.target.container.name.clone();
+        if let Err(message) = &outcome.0 {
+            let text = format!("{} probe failed: {message}", kind.word());
+            self.recorder.pod(&entry.target.pod, Some(&name), Severity::Warning, "Unhealthy", text);
+        }
+        let period = machine.period();
+        let mut others = Vec::new();
+        let mut more = true;
+        match (machine.step(outcome.0.is_ok()), kind) {
+            (None, _) => {}
+            (Some(Change::Healthy), Kind::Readiness) => entry.health.ready = Some(true),
+            (Some(Change::Unhealthy), Kind::Readiness) => entry.health.ready = Some(false),
+            (Some(Change::Healthy), Kind::Startup) => {
+                entry.health.started = Some(true);
+                // Its work is done; the others begin.
+                more = false;
+                others = entry
+                    .machines
+                    .keys()
+                    .copied()
+                    .filter(|other| *other != Kind::Startup)
+                    .collect();
+            }
+            (Some(Change::Unhealthy), Kind::Startup | Kind::Liveness) => {
+                more = false;
+                let word = kind.word().to_lowercase();
+                entry.health.condemned = Some(Condemned {
+                    message: format!("Container {name} failed {word} probe, will be restarted"),
+                    grace_seconds: probe_of(&entry.target.container, kind)
+                        .and_then(|probe| probe.termination_grace_period_seconds),
+                });
+            }
+            (Some(Change::Healthy), Kind::Liveness) => {}
+        }
+        let (pod, health) = (entry.target.pod.clone(), entry.health.clone());
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        (self.report)(uid, id, health);
+        let now = Instant::now();
+        if more {
+            self.schedule(id, kind, token, now + period);
+        }
+        for other in others {
+            // Spread, so that pods started together are not asked together.
+            let delay =
+                self.targets.get(id).and_then(|entry| entry.machines.get(&other)).map(|machine| {
+                    let first = machine.initial_delay();
+                    if first.is_zero() {
+                        machine.period().mul_f64(rand::rng().random_range(0.0..0.1))
+                    } else {
+                        first
+                    }
+                });
+            self.schedule(id, other, token, now + delay.unwrap_or_default());
+        }
+    }
+}
+
+fn initial(kind: Kind, known: &Health) -> bool {
+    match kind {
+        Kind::Startup => known.started == Some(true),
+        Kind::Readiness => known.ready == Some(true),
+        Kind::Liveness => true,
+    }
+}
+
+fn probe_of(container: &Container, kind: Kind) -> Option<&Probe> {
+    match kind {
+        Kind::Startup => container.startup_probe.as_ref(),
+        Kind::Readiness => container.readiness_probe.as_ref(),
+        Kind::Liveness => container.liveness_probe.as_ref(),
+    }
+}

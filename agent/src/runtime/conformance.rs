@@ -1,0 +1,179 @@
+//! What every runtime does the same, checked on the twin and on Docker.
+//!
+//! The Docker half builds its image from the sandbox's own program, touches
+//! only containers with a label of this run, and says so when it is skipped
+//! because no Docker answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use super::docker::Docker;
+use super::memory::Memory;
+use super::*;
+
+const IMAGE: &str = "skiff/conformance:1";
+
+/// One run: a runtime and the label of its containers.
+struct Fixture {
+    runtime: Box<dyn Runtime>,
+    labels: BTreeMap<String, String>,
+    run: String,
+}
+
+impl Fixture {
+    async fn memory() -> Self {
+        Self::new(Box::new(Memory::new())).await
+    }
+
+    async fn docker() -> Option<Self> {
+        let docker = Docker::new("/var/run/docker.sock");
+        match docker.version().await {
+            Ok(_) => Some(Self::new(Box::new(docker)).await),
+            Err(error) => {
+                eprintln!("skipped: no Docker answers at /var/run/docker.sock: {error}");
+                None
+            }
+        }
+    }
+
+    async fn new(runtime: Box<dyn Runtime>) -> Self {
+        sandbox_image::ensure(runtime.as_ref()).await.unwrap();
+        let run = format!("{:x}", Timestamp::now().as_nanosecond());
+        let labels = labels::of_node(&format!("test-{run}"), "conformance");
+        Self { runtime, labels, run }
+    }
+
+    fn spec(&self, name: &str) -> ContainerSpec {
+        ContainerSpec {
+            name: format!("skiff-conformance-{}-{name}", self.run),
+            labels: self.labels.clone(),
+            image: sandbox_image::name(),
+            network: "none".into(),
+            env: vec!["A=b".into()],
+            ..ContainerSpec::default()
+        }
+    }
+
+    async fn clean(&self) {
+        for container in self.runtime.list(&self.labels).await.unwrap() {
+            self.runtime.remove(&container.id).await.unwrap();
+        }
+    }
+}
+
+async fn next(events: &mut BoxStream<'static, Result<Event>>) -> Event {
+    let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await;
+    event.expect("an event in time").expect("a stream that goes on").unwrap()
+}
+
+/// The life of a container, seen by calls and by events.
+async fn life(fixture: &Fixture) {
+    let runtime = fixture.runtime.as_ref();
+    let mut events = runtime.events(&fixture.labels).await.unwrap();
+    let id = runtime.create(&fixture.spec("a")).await.unwrap();
+    let created = runtime.inspect(&id).await.unwrap();
+    assert_eq!((&created.state, created.is_running()), (&State::Created, false));
+    assert_eq!(created.label(labels::NODE), "conformance");
+    assert!(!created.image_id.is_empty());
+
+    runtime.start(&id).await.unwrap();
+    runtime.start(&id).await.expect("starting twice is fine");
+    assert_eq!(next(&mut events).await.kind, EventKind::Started);
+    let running = runtime.inspect(&created.name).await.expect("also found by name");
+    assert!(matches!(running.state, State::Running { pid, .. } if pid > 0), "{:?}", running.state);
+    assert_eq!(runtime.list(&fixture.labels).await.unwrap().len(), 1);
+
+    runtime.stop(&id, Duration::from_secs(10)).await.unwrap();
+    runtime.stop(&id, Duration::from_secs(10)).await.expect("stopping twice is fine");
+    let died = next(&mut events).await;
+    assert_eq!((died.kind, died.id.as_str()), (EventKind::Died, id.as_str()));
+    assert_eq!(died.labels.get(labels::NODE).map(String::as_str), Some("conformance"));
+    let State::Exited { started: Some(started), finished, .. } =
+        runtime.inspect(&id).await.unwrap().state
+    else {
+        panic!("it has ended");
+    };
+    assert!(started <= finished);
+
+    runtime.kill(&id, "SIGTERM").await.expect("killing what does not run is fine");
+    runtime.remove(&id).await.unwrap();
+    runtime.remove(&id).await.expect("removing twice is fine");
+    assert_eq!(next(&mut events).await.kind, EventKind::Removed);
+    assert!(matches!(runtime.inspect(&id).await, Err(RuntimeError::NotFound(_))));
+    assert!(runtime.list(&fixture.labels).await.unwrap().is_empty());
+}
+
+/// What is refused, and how.
+async fn refusals(fixture: &Fixture) {
+    let runtime = fixture.runtime.as_ref();
+    let id = runtime.create(&fixture.spec("b")).await.unwrap();
+    assert!(
+        matches!(runtime.create(&fixture.spec("b")).await, Err(RuntimeError::Conflict(_))),
+        "the name is taken"
+    );
+    let unknown = ContainerSpec { image: "skiff/none:1".into(), ..fixture.spec("c") };
+    assert!(
+        matches!(runtime.create(&unknown).await, Err(RuntimeError::NotFound(_))),
+        "no such image"
+    );
+    let command =
+        ExecOptions { command: vec!["true".into()], stdout: true, ..ExecOptions::default() };
+    assert!(
+        matches!(runtime.exec(&id, &command).await, Err(RuntimeError::Conflict(_))),
+        "it does not run"
+    );
+    assert!(matches!(runtime.start("none").await, Err(RuntimeError::NotFound(_))));
+    runtime.stop("none", Duration::ZERO).await.expect("what is not there is stopped");
+    fixture.clean().await;
+}
+
+/// Images are found by name, loaded and removed.
+async fn images(fixture: &Fixture) {
+    let runtime = fixture.runtime.as_ref();
+    assert_eq!(runtime.image("skiff/none:1").await.unwrap(), None);
+    runtime.load(sandbox_image::image_tar(IMAGE, b"not a program").unwrap()).await.unwrap();
+    let image = runtime.image(IMAGE).await.unwrap().expect("it was loaded");
+    assert!(image.has_command && image.tags.iter().any(|tag| tag == IMAGE), "{image:?}");
+    assert!(runtime.image(&image.id).await.unwrap().is_some(), "also found by id");
+    assert!(runtime.images().await.unwrap().iter().any(|known| known.id == image.id));
+    runtime.remove_image(IMAGE).await.unwrap();
+    runtime.remove_image(IMAGE).await.expect("removing twice is fine");
+    assert_eq!(runtime.image(IMAGE).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_twin_keeps_the_contract() {
+    let fixture = Fixture::memory().await;
+    life(&fixture).await;
+    refusals(&fixture).await;
+    images(&fixture).await;
+}
+
+#[tokio::test]
+async fn docker_keeps_the_contract() {
+    let Some(fixture) = Fixture::docker().await else { return };
+    life(&fixture).await;
+    refusals(&fixture).await;
+    images(&fixture).await;
+    cannot_start(&fixture).await;
+    fixture.clean().await;
+}
+
+/// A program that is not there: the start fails and the container says why.
+async fn cannot_start(fixture: &Fixture) {
+    let runtime = fixture.runtime.as_ref();
+    let spec = ContainerSpec { entrypoint: vec!["/none".into()], ..fixture.spec("d") };
+    let id = runtime.create(&spec).await.unwrap();
+    let error = runtime.start(&id).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Refused(_)), "{error:?}");
+    let State::Exited { started: None, exit_code: 127, error, .. } =
+        runtime.inspect(&id).await.unwrap().state
+    else {
+        panic!("it never started");
+    };
+    assert!(error.contains("/none"), "{error}");
+    runtime.remove(&id).await.unwrap();
+}

@@ -1,0 +1,379 @@
+//! Docker as the runtime, over its Unix socket.
+//!
+//! The API version is negotiated at the first call, so engines from 20.10 on
+//! are spoken to in their own dialect. A Docker that is down is an
+//! [`RuntimeError::Unavailable`]; the next call tries again.
+//!
+//! A call that waits for a container (`stop`) has a time limit of its own;
+//! all others give up after two minutes, because a Docker that hangs must
+//! not hang the agent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::auth::DockerCredentials;
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::exec::{StartExecOptions, StartExecResults};
+use bollard::models::{ContainerUpdateBody, ExecConfig};
+use bollard::query_parameters as query;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use tokio::sync::OnceCell;
+
+use super::docker_convert as convert;
+use super::{
+    AttachOptions, Container, ContainerSpec, Credentials, Event, ExecOptions, Image, Limits,
+    LogOptions, Output, Result, Runtime, RuntimeError, Session, Stats, Terminal, TerminalSize,
+    Version,
+};
+
+/// How long one call may take, except those that wait for a container.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Docker, reached through its socket.
+pub struct Docker {
+    socket: PathBuf,
+    client: OnceCell<bollard::Docker>,
+}
+
+impl Docker {
+    /// A client for the Docker at `socket`. Connects at the first call.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into(), client: OnceCell::new() }
+    }
+
+    async fn client(&self) -> Result<&bollard::Docker> {
+        self.client
+            .get_or_try_init(|| async {
+                let socket = self.socket.to_string_lossy();
+                bollard::Docker::connect_with_unix(
+                    &socket,
+                    CALL_TIMEOUT.as_secs(),
+                    bollard::API_DEFAULT_VERSION,
+                )
+                .map_err(from_docker)?
+                .negotiate_version()
+                .await
+                .map_err(from_docker)
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Runtime for Docker {
+    async fn version(&self) -> Result<Version> {
+        let info = self.client().await?.info().await.map_err(from_docker)?;
+        Ok(Version {
+            name: "docker".into(),
+            version: info.server_version.unwrap_or_default(),
+            kernel: info.kernel_version.unwrap_or_default(),
+            os_image: info.operating_system.unwrap_or_default(),
+            root_dir: info.docker_root_dir.unwrap_or_default(),
+        })
+    }
+
+    async fn list(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Container>> {
+        let client = self.client().await?;
+        let options = query::ListContainersOptions {
+            all: true,
+            filters: Some(label_filter(labels)),
+            ..query::ListContainersOptionsBuilder::new().build()
+        };
+        let found = client.list_containers(Some(options)).await.map_err(from_docker)?;
+        // The list leaves out exit codes and times; only inspect has them.
+        let ids = found.into_iter().filter_map(|summary| summary.id);
+        let inspected = futures::stream::iter(ids)
+            .map(|id| async move { self.inspect(&id).await })
+            .buffer_unordered(8)
+            .collect::<Vec<_>>()
+            .await;
+        // What was removed between the two calls is not there.
+        inspected
+            .into_iter()
+            .filter(|result| !matches!(result, Err(RuntimeError::NotFound(_))))
+            .collect()
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Container> {
+        let found = self
+            .client()
+            .await?
+            .inspect_container(id, None::<query::InspectContainerOptions>)
+            .await;
+        Ok(convert::container(found.map_err(from_docker)?))
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String> {
+        let options = query::CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let created =
+            self.client().await?.create_container(Some(options), convert::create_body(spec)).await;
+        Ok(created.map_err(from_docker)?.id)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        let started =
+            self.client().await?.start_container(id, None::<query::StartContainerOptions>).await;
+        started.map_err(from_docker)
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
+        let client = self.client().await?.clone().with_timeout(grace + CALL_TIMEOUT);
+        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        let options = query::StopContainerOptionsBuilder::new().t(seconds).build();
+        gone_is_fine(client.stop_container(id, Some(options)).await)
+    }
+
+    async fn kill(&self, id: &str, signal: &str) -> Result<()> {
+        let options = query::KillContainerOptionsBuilder::new().signal(signal).build();
+        let killed = self.client().await?.kill_container(id, Some(options)).await;
+        // 409 says that it does not run.
+        match gone_is_fine(killed) {
+            Err(RuntimeError::Conflict(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        let options = query::RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match gone_is_fine(self.client().await?.remove_container(id, Some(options)).await) {
+            // Someone else's removal is under way; the result is the same.
+            Err(RuntimeError::Conflict(message)) if message.contains("already in progress") => {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn update(&self, id: &str, limits: &Limits) -> Result<()> {
+        let body = ContainerUpdateBody {
+            cpu_shares: limits.cpu_shares,
+            cpu_period: limits.cpu_quota_us.map(|_| convert::CPU_PERIOD_US),
+            cpu_quota: limits.cpu_quota_us,
+            memory: limits.memory_bytes,
+            memory_swap: limits.memory_bytes,
+            pids_limit: limits.pids,
+            ..Default::default()
+        };
+        self.client().await?.update_container(id, body).await.map_err(from_docker)
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>> {
+        match self.client().await?.inspect_image(name).await {
+            Ok(found) => Ok(Some(convert::image(found))),
+            Err(error) => match from_docker(error) {
+                RuntimeError::NotFound(_) => Ok(None),
+                other => Err(other),
+            },
+        }
+    }
+
+    async fn images(&self) -> Result<Vec<Image>> {
+        let found = self
+            .client()
+            .await?
+            .list_images(None::<query::ListImagesOptions>)
+            .await
+            .map_err(from_docker)?;
+        Ok(found.into_iter().map(convert::image_summary).collect())
+    }
+
+    async fn pull(&self, name: &str, credentials: Option<&Credentials>) -> Result<Image> {
+        let client = self.client().await?;
+        let options = query::CreateImageOptions {
+            from_image: Some(name.to_owned()),
+            ..query::CreateImageOptionsBuilder::new().build()
+        };
+        let credentials = credentials.map(|credentials| DockerCredentials {
+            username: Some(credentials.username.clone()),
+            password: Some(credentials.password.clone()),
+            serveraddress: Some(credentials.registry.clone()),
+            ..Default::default()
+        });
+        let mut progress = Box::pin(client.create_image(Some(options), None, credentials));
+        while progress.try_next().await.map_err(from_docker)?.is_some() {}
+        self.image(name).await?.ok_or_else(|| {
+            RuntimeError::NotFound(format!("{name} was pulled but is not among the images"))
+        })
+    }
+
+    async fn load(&self, tar: Bytes) -> Result<()> {
+        let client = self.client().await?;
+        let options = query::ImportImageOptionsBuilder::new().quiet(true).build();
+        let body = futures::stream::iter([Ok::<_, std::io::Error>(tar)]);
+        let mut progress = Box::pin(client.import_image_stream(options, body, None));
+        while progress.try_next().await.map_err(from_docker)?.is_some() {}
+        Ok(())
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<()> {
+        let removed =
+            self.client().await?.remove_image(name, None::<query::RemoveImageOptions>, None).await;
+        gone_is_fine(removed.map(drop))
+    }
+
+    async fn logs(
+        &self,
+        id: &str,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<Output>>> {
+        let client = self.client().await?.clone();
+        let id = id.to_owned();
+        // Docker filters by whole seconds; the caller sees the lines' times.
+        let since = options.since.map_or(0, |at| i32::try_from(at.as_second()).unwrap_or(i32::MAX));
+        let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+        let options = query::LogsOptionsBuilder::new()
+            .follow(options.follow)
+            .stdout(options.stdout)
+            .stderr(options.stderr)
+            .since(since)
+            .timestamps(options.timestamps)
+            .tail(&tail)
+            .build();
+        Ok(Box::pin(client.logs(&id, Some(options)).filter_map(|piece| async { output(piece) })))
+    }
+
+    async fn exec(&self, id: &str, options: &ExecOptions) -> Result<Session> {
+        let client = self.client().await?;
+        let config = ExecConfig {
+            cmd: Some(options.command.clone()),
+            tty: Some(options.tty),
+            attach_stdin: Some(options.stdin),
+            attach_stdout: Some(options.stdout),
+            attach_stderr: Some(options.stderr),
+            ..Default::default()
+        };
+        let created = client.create_exec(id, config).await.map_err(from_docker)?;
+        let start = StartExecOptions { detach: false, tty: options.tty, output_capacity: None };
+        match client.start_exec(&created.id, Some(start)).await.map_err(from_docker)? {
+            StartExecResults::Attached { output: pieces, input } => Ok(Session {
+                id: created.id,
+                output: Box::pin(pieces.filter_map(|piece| async { output(piece) })),
+                input,
+            }),
+            StartExecResults::Detached => {
+                Err(RuntimeError::Refused("the runtime did not attach to the command".into()))
+            }
+        }
+    }
+
+    async fn exec_exit_code(&self, session: &str) -> Result<Option<i64>> {
+        let found = self.client().await?.inspect_exec(session).await.map_err(from_docker)?;
+        Ok(if found.running.unwrap_or(false) { None } else { found.exit_code })
+    }
+
+    async fn attach(&self, id: &str, options: &AttachOptions) -> Result<Session> {
+        let query = query::AttachContainerOptionsBuilder::new()
+            .stream(true)
+            .stdin(options.stdin)
+            .stdout(options.stdout)
+            .stderr(options.stderr)
+            .build();
+        let attached =
+            self.client().await?.attach_container(id, Some(query)).await.map_err(from_docker)?;
+        Ok(Session {
+            id: id.to_owned(),
+            output: Box::pin(attached.output.filter_map(|piece| async { output(piece) })),
+            input: attached.input,
+        })
+    }
+
+    async fn resize(&self, terminal: &Terminal, size: TerminalSize) -> Result<()> {
+        let client = self.client().await?;
+        let (width, height) = (i32::from(size.width), i32::from(size.height));
+        match terminal {
+            Terminal::Exec(session) => {
+                let options = query::ResizeExecOptionsBuilder::new().w(width).h(height).build();
+                client.resize_exec(session, options).await.map_err(from_docker)
+            }
+            Terminal::Container(id) => {
+                let options =
+                    query::ResizeContainerTTYOptionsBuilder::new().w(width).h(height).build();
+                client.resize_container_tty(id, options).await.map_err(from_docker)
+            }
+        }
+    }
+
+    async fn events(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        let client = self.client().await?.clone();
+        let mut filters = label_filter(labels);
+        filters.insert("type".into(), vec!["container".into()]);
+        filters.insert("event".into(), vec!["start".into(), "die".into(), "destroy".into()]);
+        // The request goes out with the first look at the stream; Docker then
+        // hands in what happened since now.
+        let now = Timestamp::now();
+        let since = format!("{}.{:09}", now.as_second(), now.subsec_nanosecond());
+        let options =
+            query::EventsOptions { since: Some(since), until: None, filters: Some(filters) };
+        Ok(Box::pin(client.events(Some(options)).filter_map(|message| async {
+            match message {
+                Ok(message) => convert::event(message).map(Ok),
+                Err(error) => Some(Err(from_docker(error))),
+            }
+        })))
+    }
+
+    async fn stats(&self, id: &str) -> Result<Stats> {
+        let client = self.client().await?;
+        let options = query::StatsOptionsBuilder::new().stream(false).one_shot(true).build();
+        let read =
+            Box::pin(client.stats(id, Some(options))).try_next().await.map_err(from_docker)?;
+        let read = read.ok_or_else(|| RuntimeError::NotFound(format!("{id} has no statistics")))?;
+        Ok(convert::stats(&read, Timestamp::now()))
+    }
+}
+
+fn label_filter(labels: &BTreeMap<String, String>) -> HashMap<String, Vec<String>> {
+    let wanted = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    HashMap::from([("label".to_owned(), wanted)])
+}
+
+/// A container that is not there is stopped, killed and removed already.
+fn gone_is_fine(result: std::result::Result<(), Error>) -> Result<()> {
+    match result.map_err(from_docker) {
+        Err(RuntimeError::NotFound(_)) => Ok(()),
+        other => other,
+    }
+}
+
+fn output(piece: std::result::Result<LogOutput, Error>) -> Option<Result<Output>> {
+    match piece {
+        Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+            Some(Ok(Output::Stdout(message)))
+        }
+        Ok(LogOutput::StdErr { message }) => Some(Ok(Output::Stderr(message))),
+        // Docker echoes what it read only in its own log formats.
+        Ok(LogOutput::StdIn { .. }) => None,
+        Err(error) => Some(Err(from_docker(error))),
+    }
+}
+
+/// Sorts Docker's errors by what a caller does about them.
+fn from_docker(error: Error) -> RuntimeError {
+    match error {
+        // `stop` and `start` answer 304 when there is nothing to do; bollard
+        // treats it as success.
+        Error::DockerResponseServerError { status_code: 404, message } => {
+            RuntimeError::NotFound(message)
+        }
+        Error::DockerResponseServerError { status_code: 409, message } => {
+            RuntimeError::Conflict(message)
+        }
+        Error::DockerResponseServerError { message, .. } => RuntimeError::Refused(message),
+        Error::DockerStreamError { error } => RuntimeError::Refused(error),
+        Error::DockerContainerWaitError { error, .. } => RuntimeError::Refused(error),
+        Error::SocketNotFoundError(path) => {
+            RuntimeError::Unavailable(format!("{path} does not exist"))
+        }
+        Error::RequestTimeoutError => RuntimeError::Unavailable("no answer in time".into()),
+        other => RuntimeError::Unavailable(other.to_string()),
+    }
+}

@@ -1,0 +1,430 @@
+//! A runtime without processes: containers are entries in a map.
+//!
+//! Tests drive it (`exit`, `fail_start`, `go_down`), and hollow nodes of scale
+//! tests run on it. It keeps the contract of [`Runtime`]; the tests in
+//! `conformance` hold it to what Docker does.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+
+use super::{
+    AttachOptions, Container, ContainerSpec, Credentials, Event, EventKind, ExecOptions, Image,
+    Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, State, Stats, Terminal,
+    TerminalSize, Version,
+};
+
+/// Events kept for a reader that lags; it then relists.
+const EVENT_CAPACITY: usize = 1024;
+
+/// The in-memory runtime.
+pub struct Memory {
+    inner: Mutex<Inner>,
+    events: broadcast::Sender<Event>,
+}
+
+#[derive(Default)]
+struct Inner {
+    containers: BTreeMap<String, Container>,
+    specs: BTreeMap<String, ContainerSpec>,
+    logs: BTreeMap<String, Vec<Output>>,
+    images: BTreeMap<String, Image>,
+    remote: BTreeMap<String, Image>,
+    exec_codes: BTreeMap<String, i64>,
+    failing_starts: BTreeMap<String, String>,
+    calls: Vec<String>,
+    down: bool,
+    next: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), events: broadcast::Sender::new(EVENT_CAPACITY) }
+    }
+}
+
+impl Memory {
+    /// An empty runtime without images.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts an image among the local ones.
+    pub fn add_image(&self, name: &str) {
+        let image = image_named(name);
+        self.lock().images.insert(name.into(), image);
+    }
+
+    /// Makes an image available to `pull`.
+    pub fn add_remote_image(&self, name: &str) {
+        let image = image_named(name);
+        self.lock().remote.insert(name.into(), image);
+    }
+
+    /// Ends a running container by itself.
+    pub fn exit(&self, id: &str, exit_code: i32) {
+        self.end(id, exit_code, false);
+    }
+
+    /// Appends to a container's log.
+    pub fn write_log(&self, id: &str, output: Output) {
+        self.lock().logs.entry(id.into()).or_default().push(output);
+    }
+
+    /// What every exec of a command that starts with `program` returns.
+    pub fn set_exec_code(&self, program: &str, code: i64) {
+        self.lock().exec_codes.insert(program.into(), code);
+    }
+
+    /// Makes the starts of containers of this image fail.
+    pub fn fail_start(&self, image: &str, message: &str) {
+        self.lock().failing_starts.insert(image.into(), message.into());
+    }
+
+    /// Takes the runtime down, or brings it back.
+    pub fn set_down(&self, down: bool) {
+        self.lock().down = down;
+    }
+
+    /// What a container was created from.
+    pub fn spec(&self, id: &str) -> Option<ContainerSpec> {
+        self.lock().specs.get(id).cloned()
+    }
+
+    /// The calls made so far that change something or ask for one container,
+    /// as `verb subject`; tests count them.
+    pub fn calls(&self) -> Vec<String> {
+        self.lock().calls.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in a test's thread leaves plain data behind.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn up(&self, call: &str, subject: &str) -> Result<MutexGuard<'_, Inner>> {
+        let mut inner = self.lock();
+        inner.calls.push(format!("{call} {subject}"));
+        if inner.down { Err(RuntimeError::Unavailable("stopped".into())) } else { Ok(inner) }
+    }
+
+    fn send(&self, container: &Container, kind: EventKind) {
+        let event = Event { id: container.id.clone(), labels: container.labels.clone(), kind };
+        // No receiver is fine: nobody watches.
+        drop(self.events.send(event));
+    }
+
+    fn end(&self, id: &str, exit_code: i32, oom_killed: bool) {
+        let mut inner = self.lock();
+        let Some(container) = inner.containers.get_mut(id) else { return };
+        let State::Running { started, .. } = container.state else { return };
+        container.state = State::Exited {
+            exit_code,
+            oom_killed,
+            error: String::new(),
+            started: Some(started),
+            finished: Timestamp::now(),
+        };
+        let container = container.clone();
+        drop(inner);
+        self.send(&container, EventKind::Died);
+    }
+}
+
+impl Inner {
+    fn find(&self, id: &str) -> Result<&Container> {
+        self.containers
+            .get(id)
+            .or_else(|| self.containers.values().find(|container| container.name == id))
+            .ok_or_else(|| RuntimeError::NotFound(format!("No such container: {id}")))
+    }
+
+    fn find_running(&self, id: &str) -> Result<&Container> {
+        let container = self.find(id)?;
+        if container.is_running() {
+            Ok(container)
+        } else {
+            Err(RuntimeError::Conflict(format!("Container {id} is not running")))
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for Memory {
+    async fn version(&self) -> Result<Version> {
+        drop(self.up("version", "")?);
+        Ok(Version {
+            name: "hollow".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel: "hollow".into(),
+            os_image: "hollow".into(),
+            root_dir: "/".into(),
+        })
+    }
+
+    async fn list(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Container>> {
+        let inner = self.up("list", "")?;
+        Ok(inner
+            .containers
+            .values()
+            .filter(|container| carries(&container.labels, labels))
+            .cloned()
+            .collect())
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Container> {
+        self.up("inspect", id)?.find(id).cloned()
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String> {
+        let mut inner = self.up("create", &spec.name)?;
+        if inner.containers.values().any(|container| container.name == spec.name) {
+            return Err(RuntimeError::Conflict(format!(
+                "The container name \"/{}\" is already in use",
+                spec.name
+            )));
+        }
+        let image = inner
+            .images
+            .values()
+            .find(|image| image.id == spec.image || image.tags.contains(&spec.image));
+        let image_id = match image {
+            Some(image) => image.id.clone(),
+            None => return Err(RuntimeError::NotFound(format!("No such image: {}", spec.image))),
+        };
+        inner.next += 1;
+        let id = format!("{:064x}", inner.next);
+        let container = Container {
+            id: id.clone(),
+            name: spec.name.clone(),
+            labels: spec.labels.clone(),
+            image: spec.image.clone(),
+            image_id,
+            created: Timestamp::now(),
+            state: State::Created,
+        };
+        inner.containers.insert(id.clone(), container);
+        inner.specs.insert(id.clone(), spec.clone());
+        Ok(id)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        let mut inner = self.up("start", id)?;
+        let id = inner.find(id)?.id.clone();
+        inner.next += 1;
+        let pid = i32::try_from(inner.next).unwrap_or(i32::MAX);
+        let failure = inner
+            .containers
+            .get(&id)
+            .and_then(|found| inner.failing_starts.get(&found.image))
+            .cloned();
+        let Some(container) = inner.containers.get_mut(&id) else { return Ok(()) };
+        if container.is_running() {
+            return Ok(());
+        }
+        let now = Timestamp::now();
+        if let Some(error) = failure {
+            let state = State::Exited {
+                exit_code: 127,
+                oom_killed: false,
+                error: error.clone(),
+                started: None,
+                finished: now,
+            };
+            container.state = state;
+            return Err(RuntimeError::Refused(error));
+        }
+        container.state = State::Running { pid, started: now };
+        let container = container.clone();
+        drop(inner);
+        self.send(&container, EventKind::Started);
+        Ok(())
+    }
+
+    async fn stop(&self, id: &str, _grace: Duration) -> Result<()> {
+        let found = self.up("stop", id)?.find(id).cloned();
+        if let Ok(container) = found {
+            self.end(&container.id, 143, false);
+        }
+        Ok(())
+    }
+
+    async fn kill(&self, id: &str, signal: &str) -> Result<()> {
+        let found = self.up("kill", id)?.find(id).cloned();
+        if let Ok(container) = found {
+            self.end(&container.id, if signal == "SIGKILL" { 137 } else { 143 }, false);
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        let found = self.up("remove", id)?.find(id).cloned();
+        let Ok(container) = found else { return Ok(()) };
+        self.end(&container.id, 137, false);
+        let mut inner = self.lock();
+        inner.containers.remove(&container.id);
+        inner.specs.remove(&container.id);
+        inner.logs.remove(&container.id);
+        drop(inner);
+        self.send(&container, EventKind::Removed);
+        Ok(())
+    }
+
+    async fn update(&self, id: &str, limits: &Limits) -> Result<()> {
+        let mut inner = self.up("update", id)?;
+        let id = inner.find(id)?.id.clone();
+        if let Some(spec) = inner.specs.get_mut(&id) {
+            spec.limits = limits.clone();
+        }
+        Ok(())
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>> {
+        let inner = self.up("image", name)?;
+        let named = |image: &&Image| image.id == name || image.tags.iter().any(|tag| tag == name);
+        Ok(inner.images.values().find(named).cloned())
+    }
+
+    async fn images(&self) -> Result<Vec<Image>> {
+        Ok(self.up("images", "")?.images.values().cloned().collect())
+    }
+
+    async fn pull(&self, name: &str, _credentials: Option<&Credentials>) -> Result<Image> {
+        let mut inner = self.up("pull", name)?;
+        match inner.remote.get(name).cloned() {
+            Some(image) => {
+                inner.images.insert(name.into(), image.clone());
+                Ok(image)
+            }
+            None => Err(RuntimeError::Refused(format!("manifest for {name} not found"))),
+        }
+    }
+
+    async fn load(&self, tar: Bytes) -> Result<()> {
+        let mut archive = tar::Archive::new(&tar[..]);
+        let names = archive.entries().and_then(|entries| {
+            for entry in entries {
+                let entry = entry?;
+                if entry.path()?.as_os_str() == "manifest.json" {
+                    let manifest: serde_json::Value = serde_json::from_reader(entry)?;
+                    let tags = manifest[0]["RepoTags"].as_array().cloned().unwrap_or_default();
+                    return Ok(tags
+                        .iter()
+                        .filter_map(|tag| tag.as_str().map(str::to_owned))
+                        .collect::<Vec<_>>());
+                }
+            }
+            Ok(Vec::new())
+        });
+        drop(self.up("load", "")?);
+        for name in names.map_err(|error| RuntimeError::Refused(error.to_string()))? {
+            self.add_image(&name);
+        }
+        Ok(())
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<()> {
+        self.up("remove_image", name)?
+            .images
+            .retain(|_, image| image.id != name && !image.tags.iter().any(|t| t == name));
+        Ok(())
+    }
+
+    async fn logs(
+        &self,
+        id: &str,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<Output>>> {
+        let inner = self.up("logs", id)?;
+        let id = inner.find(id)?.id.clone();
+        let wanted = |output: &&Output| match output {
+            Output::Stdout(_) => options.stdout,
+            Output::Stderr(_) => options.stderr,
+        };
+        let mut lines: Vec<_> =
+            inner.logs.get(&id).into_iter().flatten().filter(wanted).cloned().map(Ok).collect();
+        if let Some(tail) = options.tail.and_then(|tail| usize::try_from(tail).ok()) {
+            lines.drain(..lines.len().saturating_sub(tail));
+        }
+        Ok(Box::pin(futures::stream::iter(lines)))
+    }
+
+    async fn exec(&self, id: &str, options: &ExecOptions) -> Result<Session> {
+        let mut inner = self.up("exec", id)?;
+        inner.find_running(id)?;
+        inner.next += 1;
+        let program = options.command.first().cloned().unwrap_or_default();
+        let code = inner.exec_codes.get(&program).copied().unwrap_or(0);
+        let session = format!("exec-{}", inner.next);
+        inner.exec_codes.insert(session.clone(), code);
+        Ok(Session {
+            id: session,
+            output: Box::pin(futures::stream::empty()),
+            input: Box::pin(tokio::io::sink()),
+        })
+    }
+
+    async fn exec_exit_code(&self, session: &str) -> Result<Option<i64>> {
+        let code = self.up("exec_exit_code", session)?.exec_codes.get(session).copied();
+        code.map(Some)
+            .ok_or_else(|| RuntimeError::NotFound(format!("No such exec instance: {session}")))
+    }
+
+    async fn attach(&self, id: &str, _options: &AttachOptions) -> Result<Session> {
+        let id = self.up("attach", id)?.find_running(id)?.id.clone();
+        Ok(Session {
+            id,
+            output: Box::pin(futures::stream::empty()),
+            input: Box::pin(tokio::io::sink()),
+        })
+    }
+
+    async fn resize(&self, terminal: &Terminal, _size: TerminalSize) -> Result<()> {
+        match terminal {
+            Terminal::Container(id) => self.up("resize", id)?.find_running(id).map(drop),
+            Terminal::Exec(session) => self.exec_exit_code(session).await.map(drop),
+        }
+    }
+
+    async fn events(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        drop(self.up("events", "")?);
+        let wanted = labels.clone();
+        let events = BroadcastStream::new(self.events.subscribe()).filter_map(move |event| {
+            let found = match event {
+                Ok(event) => carries(&event.labels, &wanted).then_some(Ok(event)),
+                Err(lagged) => Some(Err(RuntimeError::Unavailable(lagged.to_string()))),
+            };
+            async { found }
+        });
+        Ok(Box::pin(events))
+    }
+
+    async fn stats(&self, id: &str) -> Result<Stats> {
+        self.up("stats", id)?.find_running(id)?;
+        Ok(Stats { at: Timestamp::now(), cpu_nanos: 0, memory_bytes: 0 })
+    }
+}
+
+fn carries(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+fn image_named(name: &str) -> Image {
+    Image {
+        id: format!("sha256:{name}"),
+        tags: vec![name.into()],
+        has_command: true,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,199 @@
+//! What the server needs from the node, and its one real implementation over
+//! the container runtime.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A question that the node cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// There is no such pod or container.
+    #[error("{0}")]
+    NotFound(String),
+    /// It is there but not in a state for this.
+    #[error("{0}")]
+    BadState(String),
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The network inside the pod failed.
+    #[error("{0}")]
+    Network(#[from] io::Error),
+}
+
+/// The node as the server sees it.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Containers and images.
+    fn runtime(&self) -> &dyn Runtime;
+
+    /// The newest container of this name in a pod, or with `previous` the one
+    /// before it.
+    async fn container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        previous: bool,
+    ) -> Result<Container, BackendError>;
+
+    /// Connects to a port on a pod's own loopback.
+    async fn dial(&self, namespace: &str, pod: &str, port: u16) -> Result<TcpStream, BackendError>;
+
+    /// The pods that the agent looks after, as a PodList.
+    fn pods(&self) -> Value;
+
+    /// Metrics as Prometheus text.
+    fn metrics(&self) -> String;
+}
+
+/// Finds containers by their labels.
+pub struct Node {
+    runtime: Arc<dyn Runtime>,
+    instance: String,
+    node: String,
+    pods: Box<dyn Fn() -> Value + Send + Sync>,
+    metrics: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Node {
+    /// The containers of `node` of `instance` on `runtime`; what the agent
+    /// itself knows is asked through the two functions.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        instance: &str,
+        node: &str,
+        pods: impl Fn() -> Value + Send + Sync + 'static,
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            runtime,
+            instance: instance.to_owned(),
+            node: node.to_owned(),
+            pods: Box::new(pods),
+            metrics: Box::new(metrics),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Node {
+    fn runtime(&self) -> &dyn Runtime {
+        &*self.runtime
+    }
+
+    async fn container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        previous: bool,
+    ) -> Result<Container, BackendError> {
+        let wanted = labels::of_container(&self.instance, &self.node, namespace, pod, container);
+        let found = self.runtime.list(&wanted).await?;
+        pick(found, previous).ok_or_else(|| {
+            let what = if previous { "previous terminated container" } else { "container" };
+            BackendError::NotFound(format!(
+                "{what} {container:?} in pod {pod:?} of namespace {namespace:?} not found"
+            ))
+        })
+    }
+
+    async fn dial(&self, namespace: &str, pod: &str, port: u16) -> Result<TcpStream, BackendError> {
+        let sandbox = self.container(namespace, pod, labels::SANDBOX, false).await?;
+        let State::Running { pid, .. } = sandbox.state else {
+            return Err(BackendError::BadState(format!("pod {pod:?} is not running")));
+        };
+        let (reply_tx, reply_rx) = tokio::sync::oneshot::channel();
+        // A thread of its own: it enters the pod's network and never comes
+        // back, so it must not be one that others use.
+        std::thread::Builder::new().name("skiff-dial".to_owned()).spawn(move || {
+            // Nobody waits any more if this fails.
+            let _ = reply_tx.send(dial_inside(pid, port));
+        })?;
+        let stream = reply_rx.await.map_err(io::Error::other)??;
+        Ok(TcpStream::from_std(stream)?)
+    }
+
+    fn pods(&self) -> Value {
+        (self.pods)()
+    }
+
+    fn metrics(&self) -> String {
+        (self.metrics)()
+    }
+}
+
+fn dial_inside(pid: i32, port: u16) -> io::Result<StdTcpStream> {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let local = |address| StdTcpStream::connect_timeout(&address, DIAL_TIMEOUT);
+    let stream = local(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .or_else(|v4| local(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).map_err(|_| v4))?;
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The newest attempt, or the newest but one.
+fn pick(mut containers: Vec<Container>, previous: bool) -> Option<Container> {
+    let attempt =
+        |container: &Container| container.label(labels::ATTEMPT).parse::<u64>().unwrap_or(0);
+    // A pod of the same name may have come after one that is being cleaned up.
+    containers.sort_by_key(|container| (container.created, attempt(container)));
+    if !previous {
+        return containers.pop();
+    }
+    let newest = containers.pop()?;
+    let uid = newest.label(labels::POD_UID).to_owned();
+    containers.into_iter().rev().find(|container| container.label(labels::POD_UID) == uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(id: &str, uid: &str, attempt: &str, created: i64) -> Container {
+        Container {
+            id: id.to_owned(),
+            name: String::new(),
+            labels: [(labels::POD_UID, uid), (labels::ATTEMPT, attempt)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            image: String::new(),
+            image_id: String::new(),
+            created: jiff::Timestamp::from_second(created).unwrap(),
+            state: State::Created,
+        }
+    }
+
+    #[test]
+    fn the_newest_is_picked_and_the_one_before_it_of_the_same_pod() {
+        let all = || {
+            vec![
+                container("c2", "new", "1", 30),
+                container("old", "old", "5", 10),
+                container("c1", "new", "0", 20),
+            ]
+        };
+        let id = |found: Option<Container>| found.map(|found| found.id);
+        assert_eq!(id(pick(all(), false)).as_deref(), Some("c2"));
+        assert_eq!(id(pick(all(), true)).as_deref(), Some("c1"));
+        assert_eq!(id(pick(vec![], false)), None);
+        let fresh = vec![container("c1", "new", "0", 20), container("old", "old", "5", 10)];
+        assert_eq!(id(pick(fresh, true)), None, "another pod's container is no previous one");
+    }
+}

@@ -1,0 +1,254 @@
+//! Volumes: the folders behind a pod's `volumes`, laid out under its own
+//! folder on the host, and the mounts that show them to its containers.
+//!
+//! Reads config maps, secrets, claims and tokens through [`Lookup`]. Writes
+//! below `DATA/pods/UID/` only, except for the folders that a `hostPath` asks
+//! to create. Preparing is repeatable: doing it again after an object changed
+//! is the live update.
+//!
+//! What holds secrets lies in memory (tmpfs), never on the disk. Mounts are
+//! made in the machine's own mount namespace, where Docker looks.
+//!
+//! Left out: network storage. A claim is served when its volume is a local
+//! folder (`hostPath` or `local`).
+
+mod atomic;
+mod host_path;
+pub mod mounts;
+mod ownership;
+pub mod payload;
+mod subpath;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, Pod, Secret, ServiceAccountTokenProjection, Volume,
+};
+
+use crate::pod::env::{Sources, expand};
+use crate::pod::model::spec;
+use crate::runtime::{Mount, Propagation};
+
+/// Why a volume is not there. The message is what `FailedMount` says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
+pub struct VolumeError {
+    /// The volume.
+    pub volume: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What volumes read from the API.
+#[async_trait]
+pub trait Lookup: Send + Sync {
+    /// A config map of the pod's namespace; `Ok(None)` if there is none.
+    async fn config_map(&self, name: &str) -> Result<Option<Arc<ConfigMap>>, String>;
+    /// A secret of the pod's namespace.
+    async fn secret(&self, name: &str) -> Result<Option<Arc<Secret>>, String>;
+    /// A token for the pod's service account and when it is to be renewed.
+    async fn token(&self, projection: &ServiceAccountTokenProjection) -> Result<Token, String>;
+    /// The volume that a claim is bound to.
+    async fn claimed_volume(&self, claim: &str) -> Result<PersistentVolume, String>;
+}
+
+/// A service account's token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The token itself.
+    pub token: String,
+    /// When to ask for the next.
+    pub renew_at: Timestamp,
+}
+
+/// A pod's volumes, ready to be mounted.
+#[derive(Debug, Clone, Default)]
+pub struct Volumes {
+    /// Where each is on the host.
+    pub paths: BTreeMap<String, Prepared>,
+    /// When one of them has to be prepared again.
+    pub renew_at: Option<Timestamp>,
+}
+
+/// One volume on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// Whether containers may only read it.
+    pub read_only: bool,
+}
+
+/// Lays out all volumes of `pod`.
+pub async fn prepare(
+    pod: &Pod,
+    pod_dir: &Path,
+    sources: &Sources,
+    lookup: &dyn Lookup,
+) -> Result<Volumes, VolumeError> {
+    let mut volumes = Volumes::default();
+    let fs_group = spec(pod).security_context.as_ref().and_then(|context| context.fs_group);
+    for volume in spec(pod).volumes.iter().flatten() {
+        let prepared =
+            prepare_one(pod, volume, pod_dir, fs_group, sources, lookup, &mut volumes.renew_at)
+                .await
+                .map_err(|message| VolumeError { volume: volume.name.clone(), message })?;
+        volumes.paths.insert(volume.name.clone(), prepared);
+    }
+    Ok(volumes)
+}
+
+async fn prepare_one(
+    pod: &Pod,
+    volume: &Volume,
+    pod_dir: &Path,
+    fs_group: Option<i64>,
+    sources: &Sources,
+    lookup: &dyn Lookup,
+    renew_at: &mut Option<Timestamp>,
+) -> Result<Prepared, String> {
+    let dir = pod_dir.join("volumes").join(&volume.name);
+    let text = |error: std::io::Error| error.to_string();
+    if let Some(empty) = &volume.empty_dir {
+        let in_memory = empty.medium.as_deref() == Some("Memory");
+        let size = empty
+            .size_limit
+            .as_ref()
+            .and_then(crate::pod::resources::parse)
+            .map(|size| size.bytes())
+            .filter(|size| *size > 0);
+        blocking({
+            let dir = dir.clone();
+            move || {
+                let fresh = mounts::ensure_dir(&dir, 0o777)?;
+                if in_memory {
+                    mounts::ensure_tmpfs(&dir, 0o777, size)?;
+                }
+                // Later passes must not undo what the pod did to its files.
+                if fresh && let Some(group) = fs_group {
+                    ownership::give_to_group(&dir, group, false)?;
+                }
+                Ok(())
+            }
+        })
+        .await
+        .map_err(text)?;
+        return Ok(Prepared { path: dir, read_only: false });
+    }
+    if let Some(host) = &volume.host_path {
+        let (path, kind) = (host.path.clone(), host.type_.clone());
+        return blocking(move || host_path::ensure(Path::new(&path), kind.as_deref()))
+            .await
+            .map(|()| Prepared { path: PathBuf::from(&host.path), read_only: false })
+            .map_err(text);
+    }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        let path = local_path(&lookup.claimed_volume(&claim.claim_name).await?)?;
+        let (checked, kind) = (path.clone(), Some("DirectoryOrCreate"));
+        blocking(move || host_path::ensure(&checked, kind)).await.map_err(text)?;
+        return Ok(Prepared { path, read_only: claim.read_only == Some(true) });
+    }
+    let Some(found) = payload::gather(pod, volume, sources, lookup).await? else {
+        return Err("this kind of volume is not supported on this node".into());
+    };
+    if let Some(at) = found.renew_at {
+        *renew_at = Some(renew_at.map_or(at, |known| known.min(at)));
+    }
+    let target = dir.clone();
+    blocking(move || {
+        mounts::ensure_dir(&target, 0o755)?;
+        if found.secret {
+            mounts::ensure_tmpfs(&target, 0o755, None)?;
+        }
+        atomic::write(&target, &found.files, fs_group)
+    })
+    .await
+    .map_err(text)?;
+    Ok(Prepared { path: dir, read_only: true })
+}
+
+/// The folder of a volume that lies on this machine.
+fn local_path(volume: &PersistentVolume) -> Result<PathBuf, String> {
+    let spec = volume.spec.as_ref();
+    let host = spec.and_then(|spec| spec.host_path.as_ref()).map(|host| &host.path);
+    let local = spec.and_then(|spec| spec.local.as_ref()).map(|local| &local.path);
+    host.or(local)
+        .map(PathBuf::from)
+        .ok_or_else(|| "the claim's volume is not a local folder".into())
+}
+
+/// The mounts of one container, in the order of its spec.
+pub async fn container_mounts(
+    container: &Container,
+    volumes: &Volumes,
+    env: &[(String, String)],
+    pod_dir: &Path,
+) -> Result<Vec<Mount>, String> {
+    let mut found = Vec::new();
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let volume = volumes.paths.get(&mount.name).ok_or_else(|| {
+            format!(
+                "cannot find volume \"{}\" to mount into container \"{}\"",
+                mount.name, container.name
+            )
+        })?;
+        let get = |name: &str| {
+            env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+        };
+        let sub = match (&mount.sub_path, &mount.sub_path_expr) {
+            (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
+            (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, get)),
+            _ => None,
+        };
+        let path = match sub {
+            None => volume.path.clone(),
+            Some(sub) => {
+                let target = pod_dir
+                    .join("subpaths")
+                    .join(&mount.name)
+                    .join(&container.name)
+                    .join(index.to_string());
+                let root = volume.path.clone();
+                let read_only = volume.read_only;
+                blocking(move || subpath::bind(&root, Path::new(&sub), &target, read_only).map(|()| target))
+                    .await
+                    .map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name))?
+            }
+        };
+        found.push(Mount {
+            source: path.to_string_lossy().into_owned(),
+            target: mount.mount_path.clone(),
+            read_only: volume.read_only || mount.read_only == Some(true),
+            propagation: match mount.mount_propagation.as_deref() {
+                Some("HostToContainer") => Propagation::HostToContainer,
+                Some("Bidirectional") => Propagation::Bidirectional,
+                _ => Propagation::Private,
+            },
+        });
+    }
+    Ok(found)
+}
+
+/// Removes a pod's folder and everything mounted below it.
+pub async fn remove(pod_dir: &Path) -> std::io::Result<()> {
+    let dir = pod_dir.to_path_buf();
+    blocking(move || {
+        mounts::unmount_below(&dir)?;
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    })
+    .await
+}
+
+/// Runs file work where it does not hold up other pods.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+}

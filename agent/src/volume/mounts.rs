@@ -1,0 +1,104 @@
+//! Folders, tmpfs and bind mounts, made where Docker sees them.
+//!
+//! An agent of a lab may run in a mount namespace of its own; what it mounts
+//! there would be invisible to Docker. So mounts are made on a thread that
+//! has moved to the machine's first mount namespace.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// Makes the folder with exactly this mode. True when it was not there.
+pub fn ensure_dir(dir: &Path, mode: u32) -> io::Result<bool> {
+    if dir.is_dir() {
+        return Ok(false);
+    }
+    DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    // The process's umask does not apply to this.
+    fs::set_permissions(dir, Permissions::from_mode(mode))?;
+    Ok(true)
+}
+
+/// Mounts a tmpfs at `dir` unless one is there.
+pub fn ensure_tmpfs(dir: &Path, mode: u32, size: Option<i64>) -> io::Result<()> {
+    in_host_namespace(|| {
+        if mount_points()?.iter().any(|point| point == dir) {
+            return Ok(());
+        }
+        let mut options = format!("mode={mode:o}");
+        if let Some(size) = size {
+            options.push_str(&format!(",size={size}"));
+        }
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        Ok(mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options.as_str()))?)
+    })
+}
+
+/// Unmounts everything at or below `dir`, innermost first.
+pub fn unmount_below(dir: &Path) -> io::Result<()> {
+    in_host_namespace(|| {
+        let mut points: Vec<_> =
+            mount_points()?.into_iter().filter(|point| point.starts_with(dir)).collect();
+        points.reverse();
+        for point in points {
+            // Lazily: a process that still has it open must not keep the pod.
+            umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+        }
+        Ok(())
+    })
+}
+
+/// All mount points of the calling thread's namespace, in the order of mounting.
+pub(super) fn mount_points() -> io::Result<Vec<PathBuf>> {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
+    Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped).collect())
+}
+
+/// The kernel writes blanks in paths as octal escapes.
+fn unescaped(field: &str) -> PathBuf {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    PathBuf::from(
+        escapes.iter().fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain)),
+    )
+}
+
+/// Runs `work` on a thread in the mount namespace of the machine.
+pub(super) fn in_host_namespace<T: Send>(
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let host = Path::new("/proc/1/ns/mnt");
+    let inode = |path: &Path| fs::metadata(path).map(|meta| meta.ino());
+    // Where process 1 may not be looked at, we are inside a container
+    // ourselves, and Docker with us.
+    let Ok(machine) = inode(host) else { return work() };
+    if machine == inode(Path::new("/proc/thread-self/ns/mnt"))? {
+        return work();
+    }
+    let worker = move || {
+        let namespace = File::open(host)?;
+        // A thread that shares its working directory cannot change namespace.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(namespace, CloneFlags::CLONE_NEWNS)?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        scope
+            .spawn(worker)
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
+    }
+}

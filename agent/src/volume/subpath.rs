@@ -1,0 +1,128 @@
+//! `subPath`: a part of a volume, opened so that no symbolic link inside it
+//! can lead out.
+//!
+//! Whoever writes to the volume could swap a folder for a link between our
+//! check and Docker's mount. So the part is opened beneath the volume's root
+//! by the kernel, and what was opened is bound to a place that only we can
+//! write to; Docker mounts that.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, mkdirat};
+
+use super::mounts::{ensure_dir, in_host_namespace, mount_points};
+
+/// Binds `root`/`sub` to `target`. A missing part is made a folder, unless the
+/// volume is read-only.
+pub(super) fn bind(root: &Path, sub: &Path, target: &Path, read_only: bool) -> io::Result<()> {
+    in_host_namespace(|| {
+        if mount_points()?.iter().any(|point| point == target) {
+            return Ok(());
+        }
+        let part = open_beneath(root, sub, !read_only)?;
+        let opened = format!("/proc/thread-self/fd/{}", part.as_raw_fd());
+        if std::fs::metadata(&opened)?.is_dir() {
+            ensure_dir(target, 0o750)?;
+        } else {
+            if let Some(parent) = target.parent() {
+                ensure_dir(parent, 0o750)?;
+            }
+            File::create(target)?;
+        }
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        Ok(mount(Some(opened.as_str()), target, None::<&str>, flags, None::<&str>)?)
+    })
+}
+
+/// Opens `root`/`sub` without leaving `root`, making folders that are missing.
+fn open_beneath(root: &Path, sub: &Path, create: bool) -> io::Result<OwnedFd> {
+    let parts = sub.components().filter(|part| !matches!(part, Component::CurDir));
+    let parts: Vec<_> = parts
+        .map(|part| match part {
+            Component::Normal(name) => Ok(name),
+            _ => {
+                Err(io::Error::other(format!("{} is not a path inside the volume", sub.display())))
+            }
+        })
+        .collect::<io::Result<_>>()?;
+    let root = File::open(root)?;
+    // Whoever may write to the volume may write to its parts.
+    let mode = root.metadata()?.permissions().mode() & 0o777;
+    let root: OwnedFd = root.into();
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let mut path = std::path::PathBuf::new();
+    let mut found = openat2(&root, ".", how)?;
+    for part in parts {
+        path.push(part);
+        // Always from the root: a link inside the volume may go up in it.
+        found = match openat2(&root, path.as_path(), how) {
+            Err(Errno::ENOENT) if create => {
+                mkdirat(&found, part, Mode::from_bits_truncate(0o700))?;
+                let made = openat2(&root, path.as_path(), how)?;
+                allow(&made, mode)?;
+                made
+            }
+            Err(Errno::EXDEV) => {
+                return Err(io::Error::other(format!("{} leads out of the volume", sub.display())));
+            }
+            other => other?,
+        };
+    }
+    Ok(found)
+}
+
+/// Gives what was opened these permissions, whatever the process's umask. Goes
+/// by the descriptor: the name may point elsewhere by now.
+fn allow(opened: &OwnedFd, mode: u32) -> io::Result<()> {
+    let path = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
+    let special = std::fs::metadata(&path)?.permissions().mode() & 0o7000;
+    std::fs::set_permissions(&path, Permissions::from_mode(special | mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_leads_out_of_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("volume");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        symlink("/etc", root.join("out")).unwrap();
+        symlink("../..", root.join("up")).unwrap();
+        symlink("a/b", root.join("in")).unwrap();
+        let cases = [
+            ("a/b", false, true),
+            ("in", false, true),
+            ("./a", false, true),
+            ("out", false, false),
+            ("out/passwd", false, false),
+            ("up", false, false),
+            ("../x", false, false),
+            ("/etc", false, false),
+            ("new/deep", false, false),
+            ("new/deep", true, true),
+        ];
+        for (sub, create, works) in cases {
+            assert_eq!(
+                open_beneath(&root, Path::new(sub), create).is_ok(),
+                works,
+                "{sub}, create {create}"
+            );
+        }
+        let mode = |path: &str| std::fs::metadata(root.join(path)).unwrap().permissions().mode();
+        assert_eq!(mode("new/deep"), mode(""), "made parts are as open as the volume");
+    }
+}
