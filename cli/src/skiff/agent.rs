@@ -1,0 +1,80 @@
+//! `skiff agent`: a node that joins a master.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use anyhow::{Context, bail};
+
+use super::args::AgentArgs;
+use super::supervise::Supervisor;
+use super::{cluster_info, node, preflight};
+
+/// The port of a server whose URL names none.
+const DEFAULT_PORT: u16 = 6443;
+
+/// Joins if need be, and runs a node until asked to stop.
+pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    preflight::need_root("skiff agent")?;
+    let server = server_address(&args.server)?;
+    let data_dir = preflight::DataDir::take(&args.common.data_dir)?;
+    preflight::need_nft()?;
+    preflight::need_docker(&args.node.docker_socket)?;
+    let name = args.node.node_name.clone().map_or_else(preflight::host_name, Ok)?;
+    let address = match args.common.node_ip {
+        Some(address) => address,
+        None => preflight::address_towards(server)?,
+    };
+    let joined =
+        skiff_agent::join(&args.server, args.token.as_deref(), &data_dir.path, &name).await?;
+    let info = cluster_info::fetch(&joined.client, &data_dir.path).await?;
+    let cluster =
+        node::Cluster { client: joined.client.clone(), ca_pem: joined.server_ca_pem.clone(), info };
+    let mut supervisor = Supervisor::new();
+    let cancel = supervisor.cancel.clone();
+    supervisor.spawn("certificate renewal", async move {
+        joined.renewal.run(cancel).await;
+        Ok(())
+    });
+    let mut proxied = node::start(
+        &name,
+        address,
+        &data_dir.path,
+        &args.common,
+        &args.node,
+        cluster,
+        &mut supervisor,
+    );
+    let ready = async {
+        proxied.wait_for(|ready| *ready).await?;
+        println!("skiff: node {name} joined {}", args.server);
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    let ended = supervisor.wait_until(ready).await.map(drop);
+    let stopped = supervisor.stop().await;
+    ended.and(stopped)
+}
+
+/// The address behind `https://HOST:PORT`.
+fn server_address(url: &str) -> anyhow::Result<SocketAddr> {
+    let usage = || format!("--server {url} is not of the form https://HOST:PORT");
+    let parsed: http::Uri = url.parse().with_context(usage)?;
+    let (Some("https"), Some(host)) = (parsed.scheme_str(), parsed.host()) else { bail!(usage()) };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = parsed.port_u16().unwrap_or(DEFAULT_PORT);
+    let mut addresses =
+        (host, port).to_socket_addrs().with_context(|| format!("cannot find the server {host}"))?;
+    addresses.next().with_context(|| format!("the name {host} has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_urls() {
+        assert_eq!(server_address("https://10.0.0.1").unwrap().to_string(), "10.0.0.1:6443");
+        assert_eq!(server_address("https://[::1]:7443").unwrap().to_string(), "[::1]:7443");
+        for url in ["http://10.0.0.1", "10.0.0.1:6443", "", "https://"] {
+            assert!(server_address(url).is_err(), "{url}");
+        }
+    }
+}

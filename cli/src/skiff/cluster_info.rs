@@ -1,0 +1,113 @@
+//! What a node has to know of its cluster beyond the CA: the address ranges
+//! and the DNS. The leader publishes it, nodes fetch it when they start.
+//!
+//! It stands in the ConfigMap `kube-public/skiff-cluster`, readable by nodes.
+//! A node keeps a copy, so that it starts its pods again after a power cut
+//! even when no master answers yet.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+/// Where the ConfigMap is.
+const NAMESPACE: &str = "kube-public";
+/// Its name, and that of the role and binding that let nodes read it.
+const NAME: &str = "skiff-cluster";
+/// The node's copy in its data directory.
+const COPY: &str = "cluster.json";
+/// How long a first fetch is tried at all, and how long between tries.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(200));
+
+/// The settings that all machines of a cluster share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ClusterInfo {
+    /// Addresses of pods.
+    pub(super) cluster_cidr: Ipv4Net,
+    /// Addresses of services.
+    pub(super) service_cidr: Ipv4Net,
+    /// Address of the cluster DNS.
+    pub(super) cluster_dns: IpAddr,
+    /// Domain of the cluster DNS.
+    pub(super) cluster_domain: String,
+}
+
+/// Writes the settings into the cluster; nothing is written that is there already.
+pub(super) async fn publish(client: &Client, info: &ClusterInfo) -> anyhow::Result<()> {
+    let data = json!({"cluster.json": serde_json::to_string(info)?});
+    ensure(&Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE), json!({"data": data})).await?;
+    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [NAME], "verbs": ["get"]}]);
+    ensure(&Api::<Role>::namespaced(client.clone(), NAMESPACE), json!({"rules": rules})).await?;
+    let binding = json!({
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}]
+    });
+    ensure(&Api::<RoleBinding>::namespaced(client.clone(), NAMESPACE), binding).await
+}
+
+async fn ensure<K>(api: &Api<K>, mut desired: Value) -> anyhow::Result<()>
+where
+    K: kube::Resource + Clone + Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    // A patch that changes nothing takes no revision, so it needs no look first.
+    match api.patch(NAME, &PatchParams::default(), &Patch::Merge(&desired)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        patched => return patched.map(drop).context("cannot publish the cluster's settings"),
+    }
+    desired["metadata"] = json!({"name": NAME});
+    let object = serde_json::from_value(desired)?;
+    api.create(&PostParams::default(), &object)
+        .await
+        .map(drop)
+        .context("cannot publish the cluster's settings")
+}
+
+/// Reads the settings from the cluster, or from the copy when no master answers.
+pub(super) async fn fetch(client: &Client, data_dir: &Path) -> anyhow::Result<ClusterInfo> {
+    let copy = data_dir.join(COPY);
+    let deadline = tokio::time::Instant::now() + PATIENCE.0;
+    loop {
+        match read(client).await {
+            Ok(info) => {
+                let text = serde_json::to_vec(&info)?;
+                std::fs::write(&copy, text)
+                    .with_context(|| format!("cannot write {}", copy.display()))?;
+                return Ok(info);
+            }
+            Err(error) => {
+                if let Ok(text) = std::fs::read(&copy) {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "no master answers; starting with the settings of last time"
+                    );
+                    return serde_json::from_slice(&text)
+                        .with_context(|| format!("cannot read {}", copy.display()));
+                }
+                if tokio::time::Instant::now() > deadline {
+                    return Err(error.context("cannot read the cluster's settings from the master"));
+                }
+                info!(error = format!("{error:#}"), "waiting for the cluster's settings");
+            }
+        }
+        tokio::time::sleep(PATIENCE.1).await;
+    }
+}
+
+async fn read(client: &Client) -> anyhow::Result<ClusterInfo> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
+    let map = api.get(NAME).await?;
+    let text = map.data.as_ref().and_then(|data| data.get("cluster.json"));
+    let text =
+        text.with_context(|| format!("the ConfigMap {NAMESPACE}/{NAME} has no cluster.json"))?;
+    Ok(serde_json::from_str(text)?)
+}

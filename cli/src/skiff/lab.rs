@@ -1,0 +1,212 @@
+//! `skiff lab`: clusters of many machines on this one.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+use skiff_apiserver::join;
+use skiff_lab::{Lab, Machine, Role};
+use tokio::time::timeout;
+
+use super::args::{LabArgs, LabCommand};
+use super::{preflight, ready, token};
+
+/// How long a lab may take to become ready before it is called broken.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the API may take to say how the machines are.
+const STATUS_PATIENCE: Duration = Duration::from_secs(3);
+/// Long enough for the nodes to join at the start.
+const TOKEN_TTL: Duration = Duration::from_secs(3600);
+
+/// Runs one lab command.
+pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
+    preflight::need_root("skiff lab")?;
+    let program = std::env::current_exe().context("cannot find my own program file")?;
+    if let LabCommand::Up { masters, nodes } = args.command {
+        if masters > 1 {
+            bail!("this version runs labs of one master; leave --masters out");
+        }
+        preflight::need_docker(Path::new("/var/run/docker.sock"))?;
+        preflight::need_nft()?;
+        let lab = Lab::create(&args.dir, masters, nodes, &program)?;
+        return super::wait_for("warn", up(lab)).map(|()| ExitCode::SUCCESS);
+    }
+    if matches!(args.command, LabCommand::Down) && !args.dir.join("lab.json").exists() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lab = Lab::open(&std::path::absolute(&args.dir)?, &program)?;
+    let named = |names: &[String]| -> anyhow::Result<Vec<Machine>> {
+        names.iter().map(|name| Ok(lab.machine(name)?.clone())).collect()
+    };
+    match args.command {
+        LabCommand::Up { .. } => {}
+        LabCommand::Status { output } => super::wait_for("warn", status(&lab, output.is_some()))?,
+        LabCommand::Exec { name, command } => return exec(&lab, &name, &command),
+        LabCommand::Kill { names } => {
+            named(&names)?.iter().try_for_each(|machine| lab.kill(machine))?
+        }
+        LabCommand::Stop { names } => {
+            named(&names)?.iter().try_for_each(|machine| lab.stop(machine))?
+        }
+        LabCommand::Start { names } => {
+            named(&names)?.iter().try_for_each(|machine| lab.start(machine, None))?
+        }
+        LabCommand::Partition { names } => {
+            lab.partition(&named(&names)?.iter().collect::<Vec<_>>())?
+        }
+        LabCommand::Heal => lab.heal()?,
+        LabCommand::Down => lab.remove()?,
+        LabCommand::Front => lab.serve_front()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn up(lab: Lab) -> anyhow::Result<()> {
+    let started = Instant::now();
+    lab.ensure_network()?;
+    for master in lab.plan.masters() {
+        lab.start(master, None)?;
+    }
+    lab.ensure_front()?;
+    let joined = timeout(START_PATIENCE, start_nodes(&lab)).await;
+    let logs = lab.plan.dir.display();
+    let client = joined.with_context(|| {
+        format!("the master does not serve; its log is in {logs}/master-1.log")
+    })??;
+    let names: Vec<String> = lab.plan.nodes().map(|node| node.name.clone()).collect();
+    timeout(START_PATIENCE, ready::nodes(client, &names)).await.with_context(|| {
+        format!("not all nodes became ready; their logs are in {logs}/node-*.log")
+    })??;
+    println!(
+        "skiff: lab ready in {:.2}s, {} nodes, kubeconfig {}",
+        started.elapsed().as_secs_f64(),
+        names.len(),
+        lab.plan.dir.join("admin.kubeconfig").display()
+    );
+    Ok(())
+}
+
+/// Waits for the first master, then lets the nodes join it.
+async fn start_nodes(lab: &Lab) -> anyhow::Result<Client> {
+    let Some(master) = lab.plan.masters().next() else { bail!("the lab has no master") };
+    let original = lab.plan.data_dir(master).join("admin.kubeconfig");
+    let ours = lab.plan.dir.join("admin.kubeconfig");
+    let client = loop {
+        if lab.pid(master).is_none() {
+            bail!("the master ended at once; its log is {}", lab.log(master).display());
+        }
+        // The start of a process has no event to wait for; this lasts a moment.
+        if original.exists() {
+            write_kubeconfig(&original, &ours, lab.plan.port)?;
+            let client = token::client(&ours).await?;
+            if client.apiserver_version().await.is_ok() {
+                break client;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let pin = token::ca_pin(&ours)?;
+    let token = loop {
+        // The namespaces are made a moment after the first answer.
+        match join::create_token(&client, &pin, TOKEN_TTL).await {
+            Ok(token) => break token.to_string(),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    for node in lab.plan.nodes() {
+        lab.start(node, Some(&token))?;
+    }
+    Ok(client)
+}
+
+/// Copies a master's kubeconfig with the lab's loopback port in it.
+fn write_kubeconfig(original: &Path, copy: &Path, port: u16) -> anyhow::Result<()> {
+    let mut document: serde_yaml::Value =
+        serde_yaml::from_str(&std::fs::read_to_string(original)?)?;
+    let server = document
+        .get_mut("clusters")
+        .and_then(|clusters| clusters.get_mut(0)?.get_mut("cluster")?.get_mut("server"));
+    *server.context("the master's kubeconfig names no server")? =
+        format!("https://127.0.0.1:{port}").into();
+    write_private(copy, &serde_yaml::to_string(&document)?)
+}
+
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file =
+        std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// One row of `lab status`.
+#[derive(serde::Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    role: Role,
+    address: std::net::Ipv4Addr,
+    namespace: &'a str,
+    pid: Option<u32>,
+    leader: bool,
+    ready: bool,
+}
+
+async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
+    // A lab whose masters are down still has machines to show.
+    let nodes = timeout(STATUS_PATIENCE, async {
+        let client = token::client(&lab.plan.dir.join("admin.kubeconfig")).await?;
+        anyhow::Ok(Api::<Node>::all(client).list(&Default::default()).await?.items)
+    })
+    .await;
+    let answered = matches!(nodes, Ok(Ok(_)));
+    let nodes = nodes.ok().and_then(Result::ok).unwrap_or_default();
+    let node_ready = |name: &str| {
+        nodes
+            .iter()
+            .any(|node| node.metadata.name.as_deref() == Some(name) && ready::is_ready(node))
+    };
+    let rows: Vec<Row> = (lab.plan.machines.iter())
+        .map(|machine| {
+            let pid = lab.pid(machine);
+            let serving = machine.role == Role::Master && pid.is_some() && answered;
+            Row {
+                name: &machine.name,
+                role: machine.role,
+                address: machine.address,
+                namespace: &machine.namespace,
+                pid,
+                leader: serving,
+                ready: serving || (pid.is_some() && node_ready(&machine.name)),
+            }
+        })
+        .collect();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({"machines": rows}))?);
+        return Ok(());
+    }
+    println!(
+        "{:<10} {:<7} {:<13} {:<8} {:<6} NAMESPACE",
+        "NAME", "ROLE", "ADDRESS", "PID", "READY"
+    );
+    for row in rows {
+        let role = if row.role == Role::Master { "master" } else { "node" };
+        let pid = row.pid.map_or("-".into(), |pid| pid.to_string());
+        println!(
+            "{:<10} {role:<7} {:<13} {pid:<8} {:<6} {}",
+            row.name, row.address, row.ready, row.namespace
+        );
+    }
+    Ok(())
+}
+
+/// Becomes the command, so that its terminal, signals and exit code are its own.
+fn exec(lab: &Lab, name: &str, command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    let machine = lab.machine(name)?;
+    let Some((program, arguments)) = command.split_first() else { bail!("no command given") };
+    let error = lab.command(machine, Path::new(program))?.args(arguments).exec();
+    bail!("cannot run {} on {name}: {error}", program.display())
+}
