@@ -1,0 +1,114 @@
+//! Runs programs and keeps what they say.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::repository;
+
+/// What a program said and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    command: String,
+}
+
+impl Output {
+    /// The standard output of a program that succeeded, without the last line break.
+    #[track_caller]
+    pub fn ok(&self) -> String {
+        assert_eq!(
+            self.code, 0,
+            "{} failed\nstdout: {}\nstderr: {}",
+            self.command, self.stdout, self.stderr
+        );
+        self.stdout.trim_end().to_owned()
+    }
+
+    /// The same as a `Result`, for [`crate::eventually`].
+    pub fn result(&self) -> Result<String, String> {
+        if self.code == 0 {
+            Ok(self.stdout.trim_end().to_owned())
+        } else {
+            Err(format!("{}: {}", self.command, self.stderr.trim()))
+        }
+    }
+
+    /// The standard error of a program that failed, and failed in its own way:
+    /// a signal or a panic is not a refusal.
+    #[track_caller]
+    pub fn refused(&self) -> String {
+        assert!(
+            self.code > 0,
+            "{} was expected to be refused, but ended with {}\n{}",
+            self.command,
+            self.code,
+            self.stdout
+        );
+        assert!(!self.stderr.contains("panicked"), "{}: {}", self.command, self.stderr);
+        self.stderr.trim_end().to_owned()
+    }
+}
+
+/// Runs `command` to its end, with `input` on its standard input.
+pub fn run(mut command: Command, input: Option<&str>) -> Output {
+    let shown = format!("{command:?}");
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{shown}: {error}"));
+    if let Some(input) = input {
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // A program that refuses early need not read everything.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().unwrap_or_else(|error| panic!("{shown}: {error}"));
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        command: shown,
+    }
+}
+
+fn binary(name: &str) -> PathBuf {
+    let path = repository().join("target/release").join(name);
+    assert!(path.exists(), "{} is missing; run `make build`", path.display());
+    path
+}
+
+/// `skiff` with arguments, from the release build.
+pub fn skiff(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("skiff"));
+    // What the caller's environment says must not change what is tested.
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SKIFF_"))
+    {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+/// `skiffctl` with arguments, from the release build.
+pub fn skiffctl(kubeconfig: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("skiffctl"));
+    command.env("KUBECONFIG", kubeconfig).args(arguments);
+    command
+}
+
+/// The machine's `kubectl` with arguments. Its discovery cache is kept apart
+/// per cluster, since clusters come and go on the same port.
+pub fn kubectl_in(kubeconfig: &Path, arguments: &[&str]) -> Command {
+    let cache = kubeconfig.with_extension("cache");
+    let mut command = Command::new("kubectl");
+    command.env("KUBECONFIG", kubeconfig).arg("--cache-dir").arg(cache).args(arguments);
+    command
+}
