@@ -1,0 +1,1 @@
+//! Side-by-side benchmarks, recorded in bench/README.md.
