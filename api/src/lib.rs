@@ -13,6 +13,7 @@ pub mod selector;
 pub mod shape;
 pub mod table;
 pub mod validation;
+pub mod volume;
 
 /// A JSON object, as clients send it and as the store keeps it.
 pub type Object = serde_json::Map<String, serde_json::Value>;
