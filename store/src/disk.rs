@@ -6,6 +6,7 @@
 //! DIR/log/       the Raft log: the truth since the snapshot
 //! DIR/snapshot/  the newest snapshot: the truth before it
 //! DIR/state/     the state tree: a copy of both, for a fast start
+//! DIR/state.sums checksums of its files while it is not in use
 //! DIR/state.busy lies there while the tree is in use
 //! ```
 //!

@@ -45,6 +45,21 @@ const SAVED_HISTORY_BYTES: usize = 4 << 20;
 const TREE_FACTOR: u64 = 4;
 const TREE_SLACK: u64 = 32 << 20;
 
+/// Rounding of all files, and what one round of the driver adds unasked.
+const DISK_SLACK: u64 = 32 << 20;
+
+/// Most bytes of disk that a store needs whose live keys and values take
+/// `state_bytes`, however often they are written.
+pub(crate) fn disk_bound(state_bytes: u64, snapshot_log_bytes: u64) -> u64 {
+    // Before a checkpoint begins, while it is written, and what frames add.
+    let log = snapshot_log_bytes.max(state_bytes) * (1 + PATIENCE + 1);
+    // The old one stays until the new one is whole.
+    let snapshots = 2 * state_bytes;
+    // A save may add everything once more before the tree is found too large.
+    let tree = TREE_SLACK + (TREE_FACTOR + 1) * state_bytes;
+    log + snapshots + tree + DISK_SLACK
+}
+
 /// The driver's side.
 pub(crate) struct Keeper {
     jobs_tx: SyncSender<Job>,

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 pub(crate) mod memory;
+mod sums;
 pub(crate) mod tree;
 
 use std::collections::HashMap;

@@ -14,7 +14,7 @@ use crate::disk;
 use crate::driver::{Driver, Outside, QUEUE, Request};
 use crate::group::{FIRST, Group};
 use crate::history::History;
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::log::LogStore;
 use crate::log::memory::MemoryLog;
 use crate::machine::Machine;
@@ -62,6 +62,12 @@ impl StoreConfig {
             request_timeout: Duration::from_secs(10),
             snapshot_log_bytes: 8 << 20,
         }
+    }
+
+    /// Most bytes that the directory takes while live keys and values take
+    /// `state_bytes`, however often they are written.
+    pub fn disk_bound(&self, state_bytes: u64) -> u64 {
+        keeper::disk_bound(state_bytes, self.snapshot_log_bytes)
     }
 }
 

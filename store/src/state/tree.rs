@@ -9,25 +9,26 @@
 //!   So it is open only while it is read or saved, which is rare.
 //! - Its `flush` is not an `fsync`; its file is synced here after each save.
 //! - A damaged tree may make it panic, and a release build does not survive a
-//!   panic; a save interrupted by a crash leaves a mixture. So a marker file
-//!   lies beside the tree, durably, whenever the tree is in use. Whoever finds
-//!   it throws the tree away: snapshot and log know everything it knew, except
-//!   for the history window. (Builds that unwind catch a panic at once.)
+//!   panic. So checksums of its files are kept from one use to the next
+//!   ([`sums`]), and a tree that does not match them is never opened.
+//! - A save interrupted by a crash leaves a mixture. So a marker file lies
+//!   beside the tree, durably, whenever the tree is in use. Whoever finds it
+//!   throws the tree away: snapshot and log know everything it knew, except for
+//!   the history window.
 //! - Values above a quarter of a segment go to files of their own that leak, so
 //!   records are cut into rows of 16 KiB under segments of 256 KiB.
 //! - A batch keeps all that it replaced in memory until its end, so a save is
 //!   many small batches; the marker makes it one.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sled::{Batch, Db};
 
-use super::{Raw, Save, StateError, StateStore, decode_meta, encode_meta};
+use super::{Raw, Save, StateError, StateStore, decode_meta, encode_meta, sums};
 use crate::log::engine::write_durably;
 use crate::sealing::Sealer;
 use crate::types::{Event, Revision};
@@ -45,10 +46,10 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// Records in one batch.
 const MAX_BATCH: usize = 64;
 
-/// How often an open is tried while the last close still gives up its lock in
-/// the background, and how long is waited in between.
-const OPEN_TRIES: u32 = 400;
-const OPEN_PAUSE: Duration = Duration::from_millis(5);
+/// A dropped tree gives up its files in the background. How often that is
+/// looked for, and how long is waited in between.
+const CLOSE_TRIES: u32 = 400;
+const CLOSE_PAUSE: Duration = Duration::from_millis(5);
 
 /// A tree in a directory. Holds nothing open.
 pub(crate) struct TreeState {
@@ -67,30 +68,54 @@ impl TreeState {
         self.dir.with_extension("busy")
     }
 
+    /// Lies beside the tree while it is not in use.
+    fn sums(&self) -> PathBuf {
+        self.dir.with_extension("sums")
+    }
+
     fn open(&self) -> Result<Db, StateError> {
-        let config = sled::Config::new()
+        sled::Config::new()
             .path(&self.dir)
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None)
-            .mode(sled::Mode::LowSpace);
-        let mut tries = 0;
-        loop {
-            match config.open() {
-                Err(sled::Error::Io(_)) if tries < OPEN_TRIES => std::thread::sleep(OPEN_PAUSE),
-                result => return result.map_err(|error| failure("opened", &error)),
-            }
-            tries += 1;
-        }
+            .mode(sled::Mode::LowSpace)
+            .open()
+            .map_err(|error| failure("opened", &error))
     }
 
-    fn read(&self) -> Result<Raw, StateError> {
+    /// Opens the tree for `work` and returns when it is closed again, nobody
+    /// writes to its files any more, and their checksums are durable.
+    fn with<T>(&self, work: impl FnOnce(&Db) -> Result<T, StateError>) -> Result<T, StateError> {
         let db = self.open()?;
+        let result = work(&db);
+        drop(db);
+        self.wait_closed()?;
+        let result = result?;
+        sums::record(&self.dir, &self.sums()).map_err(|error| failure("synced", &error))?;
+        Ok(result)
+    }
+
+    /// `sled` holds a lock on its file for as long as any of its threads may
+    /// write to it.
+    fn wait_closed(&self) -> Result<(), StateError> {
+        let file = File::open(self.dir.join("db")).map_err(|error| failure("closed", &error))?;
+        for _ in 0..CLOSE_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(CLOSE_PAUSE),
+                Err(TryLockError::Error(error)) => return Err(failure("closed", &error)),
+            }
+        }
+        Err(failure("closed", &"it stays in use"))
+    }
+
+    fn read(&self, db: &Db) -> Result<Raw, StateError> {
         let mut raw = Raw::default();
         if let Some(bytes) = db.get(META).map_err(|error| failure("read", &error))? {
             raw.meta = Some(decode_meta(&bytes).map_err(|error| damaged(&error))?);
         }
-        read_records(&db, ENTRY, |name, bytes| {
+        read_records(db, ENTRY, |name, bytes| {
             let entry =
                 Arc::new(wire::decode_entry(bytes, &self.sealer).map_err(|error| damaged(&error))?);
             if entry.key.as_bytes() != name {
@@ -102,7 +127,7 @@ impl TreeState {
             raw.entries.insert(entry.key.clone(), entry);
             Ok(())
         })?;
-        read_records(&db, EVENT, |_, bytes| {
+        read_records(db, EVENT, |_, bytes| {
             raw.events
                 .push(wire::decode_event(bytes, &self.sealer).map_err(|error| damaged(&error))?);
             Ok(())
@@ -110,9 +135,8 @@ impl TreeState {
         Ok(raw)
     }
 
-    fn write(&self, save: &Save) -> Result<(), StateError> {
-        let db = self.open()?;
-        let mut writer = Writer { db: &db, batch: Batch::default(), records: 0 };
+    fn write(&self, db: &Db, save: &Save) -> Result<(), StateError> {
+        let mut writer = Writer { db, batch: Batch::default(), records: 0 };
         for change in &save.changes {
             let rows = change.old.as_ref().map_or(0, |old| row_count(wire::entry_frame_len(old)));
             match (&change.new, &change.old) {
@@ -142,17 +166,6 @@ impl TreeState {
         db.flush().map_err(|error| failure("flushed", &error))?;
         Ok(())
     }
-
-    /// Makes the closed tree durable.
-    fn sync(&self) -> std::io::Result<()> {
-        for file in std::fs::read_dir(&self.dir)? {
-            let file = file?;
-            if file.file_type()?.is_file() {
-                File::open(file.path())?.sync_all()?;
-            }
-        }
-        File::open(&self.dir)?.sync_all()
-    }
 }
 
 impl StateStore for TreeState {
@@ -164,20 +177,21 @@ impl StateStore for TreeState {
         if !self.dir.exists() {
             return Ok(Raw::default());
         }
+        if !sums::hold(&self.dir, &self.sums()).map_err(|error| failure("read", &error))? {
+            return Err(StateError::Damaged("its files do not match their checksums".into()));
+        }
         // A process that dies here leaves the marker; the machine that dies
-        // leaves the tree as it was. So the marker needs no sync.
+        // leaves files that do not match. So the marker needs no sync.
         std::fs::write(&marker, b"").map_err(|error| failure("opened", &error))?;
-        let result = catch_unwind(AssertUnwindSafe(|| self.read()))
-            .unwrap_or_else(|_| Err(StateError::Damaged("reading it panicked".into())));
+        let raw = self.with(|db| self.read(db))?;
         remove(&marker)?;
-        result
+        Ok(raw)
     }
 
     fn save(&mut self, save: &Save) -> Result<(), StateError> {
         let marker = self.marker();
         write_durably(&marker, b"").map_err(|error| failure("opened", &error))?;
-        self.write(save)?;
-        self.sync().map_err(|error| failure("synced", &error))?;
+        self.with(|db| self.write(db, save))?;
         remove(&marker)
     }
 
@@ -188,6 +202,7 @@ impl StateStore for TreeState {
             }
             _ => {}
         }
+        remove(&self.sums())?;
         remove(&self.marker())
     }
 
