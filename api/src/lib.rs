@@ -9,6 +9,7 @@ pub mod meta;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;
+pub mod quota;
 pub mod selector;
 pub mod shape;
 pub mod table;
