@@ -14,10 +14,11 @@
 //! Reverse path filtering needs no loosening: every packet comes in where its
 //! answer goes out, so even a strict filter passes.
 //!
-//! Left out: IPv6, network policies, host ports, and the service range, which
-//! belongs to the proxy.
+//! Left out: IPv6, network policies, and the service range, which belongs to
+//! the proxy.
 
 mod address;
+mod host_ports;
 mod netlink;
 mod nodes;
 mod notice;
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use address::AddressPool;
+use host_ports::{Forward, Forwards, observed_forwards, plan_forwards};
 use netlink::{
     Link, addresses, connect, delete_link, delete_route, destination, link_named, links,
     our_routes, output_interface,
@@ -59,6 +61,8 @@ use rules::{
 };
 use sysctl::Setting;
 use veth::{Cable, ensure_cable};
+
+pub use host_ports::HostPort;
 
 /// Forwarding, without which no pod's packet leaves its cable.
 const IP_FORWARD: &str = "net.ipv4.ip_forward";
@@ -150,6 +154,8 @@ pub struct PodNetwork {
     mtu: u32,
     /// Held only to look up or change an entry, never across an await.
     pool: Mutex<AddressPool>,
+    /// Held while the rules are changed, so that they follow one another.
+    forwards: tokio::sync::Mutex<Forwards>,
 }
 
 impl PodNetwork {
@@ -159,15 +165,22 @@ impl PodNetwork {
         let mtu = uplink_mtu(&node, config.node_ip).await?;
         let adopted = observe_pods(&node).await?;
         info!(pod_cidr = %config.pod_cidr, adopted = adopted.len(), mtu, "pod network open");
-        ensure_rules(&config).await?;
+        let forwards = ensure_rules(&config, &adopted).await?;
         ensure_catch_all(&node, config.cluster_cidr).await?;
         let pool = Mutex::new(AddressPool::new(config.pod_cidr, adopted));
-        Ok(Self { config, node, mtu, pool })
+        let forwards = tokio::sync::Mutex::new(forwards);
+        Ok(Self { config, node, mtu, pool, forwards })
     }
 
-    /// Gives the pod an address and plugs its sandbox in. The same pod gets
-    /// the same address; a new sandbox of it is plugged in anew.
-    pub async fn attach(&self, pod_uid: &str, sandbox_pid: u32) -> Result<IpAddr, NetworkError> {
+    /// Gives the pod an address, plugs its sandbox in and leads the node's
+    /// `ports` there. The same pod gets the same address; a new sandbox of it
+    /// is plugged in anew.
+    pub async fn attach(
+        &self,
+        pod_uid: &str,
+        sandbox_pid: u32,
+        ports: &[HostPort],
+    ) -> Result<IpAddr, NetworkError> {
         let cable = Cable::of(pod_uid);
         let ip = self
             .pool()
@@ -176,12 +189,33 @@ impl PodNetwork {
         // On failure the pod keeps its address: the next try will want one,
         // and `detach` gives it back.
         ensure_cable(&self.node, &cable, pod_uid, sandbox_pid, ip, self.mtu).await?;
+        let lead =
+            |port: &HostPort| Forward { key: cable.key.clone(), port: port.clone(), pod: ip };
+        self.forward(&cable.key, ports.iter().map(lead).collect()).await?;
         Ok(IpAddr::V4(ip))
+    }
+
+    /// Makes these the host ports of one pod.
+    async fn forward(&self, key: &str, mut wanted: Vec<Forward>) -> Result<(), NetworkError> {
+        wanted.sort();
+        let mut forwards = self.forwards.lock().await;
+        if forwards.get(key).map_or(&[][..], Vec::as_slice) == wanted {
+            return Ok(());
+        }
+        let mut changed = forwards.clone();
+        match wanted.is_empty() {
+            true => changed.remove(key),
+            false => changed.insert(key.to_owned(), wanted),
+        };
+        apply_commands(plan_forwards(&changed)).await?;
+        *forwards = changed;
+        Ok(())
     }
 
     /// Unplugs the pod and gives its address back. Repeating it is fine.
     pub async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
         let cable = Cable::of(pod_uid);
+        self.forward(&cable.key, Vec::new()).await?;
         if let Some(link) = link_named(&self.node, &cable.name).await? {
             delete_link(&self.node, &link).await?;
         }
@@ -310,26 +344,36 @@ fn is_ours(name: &str) -> bool {
     name == routes::TUNNEL || Cable::key_in_name(name).is_some()
 }
 
-async fn ensure_rules(config: &Config) -> Result<(), NetworkError> {
+/// Puts our rules in place. What an earlier run led to the pods that are still
+/// plugged in is kept, and returned.
+async fn ensure_rules(
+    config: &Config,
+    adopted: &BTreeMap<String, Ipv4Addr>,
+) -> Result<Forwards, NetworkError> {
     // What an earlier run noted is older than what the kernel says now.
     let earlier = rules::observe_table(rules::TABLE).await?;
     let saved = match &earlier {
         Some(table) => saved_settings(table),
         None => vec![Setting::observe(IP_FORWARD)?],
     };
+    let mut forwards = earlier.as_ref().map(observed_forwards).unwrap_or_default();
+    forwards.retain(|key, _| adopted.contains_key(key));
+    forwards.values_mut().for_each(|list| list.sort());
     let nodes = BTreeSet::from([config.node_ip]);
-    apply_commands(plan_table(&rules::Desired {
+    let desired = rules::Desired {
         pod_cidr: config.pod_cidr,
         cluster_cidr: config.cluster_cidr,
         nodes,
         saved,
-    }))
-    .await?;
+        forwards,
+    };
+    apply_commands(plan_table(&desired)).await?;
     Setting { name: IP_FORWARD.to_owned(), value: "1".to_owned() }.apply()?;
     if has_legacy_filter().map_err(|source| NetworkError::Socket { source })? {
         warn!("iptables-legacy has a filter table here; if it drops FORWARD, pods are cut off");
     }
-    ensure_forward_accepts().await
+    ensure_forward_accepts().await?;
+    Ok(desired.forwards)
 }
 
 /// Opens the host's FORWARD chain for pods, if something closed it.

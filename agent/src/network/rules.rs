@@ -10,6 +10,7 @@
 //!         oifname "skiffvx0" ip saddr != 10.244.0.0/16 masquerade fully-random
 //!     }
 //!     chain saved { return comment "net.ipv4.ip_forward=0" }
+//!     # and the chains of host ports, see `host_ports`
 //! }
 //! ```
 //!
@@ -50,6 +51,7 @@ use nftables::helper::{
 use serde_json::{Value, json};
 
 use super::NetworkError;
+use super::host_ports::{self, Forwards};
 use super::sysctl::Setting;
 
 /// Our table in the `ip` family.
@@ -65,6 +67,7 @@ pub(super) struct Desired {
     pub(super) cluster_cidr: Ipv4Net,
     pub(super) nodes: BTreeSet<Ipv4Addr>,
     pub(super) saved: Vec<Setting>,
+    pub(super) forwards: Forwards,
 }
 
 /// The commands that put the table as desired, whatever was there before. In
@@ -123,6 +126,7 @@ pub(super) fn plan_table(desired: &Desired) -> Vec<Value> {
         commands.push(rule("saved", json!([{"return": null}]), Some(&setting.to_string())));
     }
     commands.extend(plan_node_elements(&desired.nodes));
+    commands.extend(host_ports::plan_chains(&desired.forwards));
     commands
 }
 
@@ -205,15 +209,15 @@ pub(super) fn saved_settings(table: &Value) -> Vec<Setting> {
         .collect()
 }
 
-fn objects(listing: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn objects(listing: &Value) -> impl Iterator<Item = &Value> {
     listing["nftables"].as_array().into_iter().flatten()
 }
 
-fn matches(left: Value, op: &str, right: Value) -> Value {
+pub(super) fn matches(left: Value, op: &str, right: Value) -> Value {
     json!({"match": {"left": left, "op": op, "right": right}})
 }
 
-fn ip(field: &str) -> Value {
+pub(super) fn ip(field: &str) -> Value {
     json!({"payload": {"protocol": "ip", "field": field}})
 }
 

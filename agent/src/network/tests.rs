@@ -209,7 +209,7 @@ fn bring_up(node: &Namespace, own: &Config, configs: &[Config], sandbox: &Sandbo
             assert!(!view.observe(watcher::Event::Apply(node)), "a heartbeat changes nothing");
         }
         network.sync_nodes(&view, &mut BTreeMap::new()).await.unwrap();
-        network.attach("pod", pid).await.unwrap()
+        network.attach("pod", pid, &[]).await.unwrap()
     })
 }
 
@@ -239,10 +239,10 @@ fn pods_of_one_node_talk_and_teardown_restores() {
     let (a_pid, b_pid) = (a.pid(), b.pid());
     let (a_ip, b_ip) = node.block_on(move || async move {
         let network = PodNetwork::open(config([192, 0, 2, 10], "10.244.1.0/24")).await.unwrap();
-        let a_ip = network.attach("a", a_pid).await.unwrap();
-        assert_eq!(network.attach("a", a_pid).await.unwrap(), a_ip, "attach is idempotent");
+        let a_ip = network.attach("a", a_pid, &[]).await.unwrap();
+        assert_eq!(network.attach("a", a_pid, &[]).await.unwrap(), a_ip, "attach is idempotent");
         let started = Instant::now();
-        let b_ip = network.attach("b", b_pid).await.unwrap();
+        let b_ip = network.attach("b", b_pid, &[]).await.unwrap();
         println!("attach took {:?}", started.elapsed());
         (a_ip, b_ip)
     });
@@ -265,8 +265,8 @@ fn pods_of_one_node_talk_and_teardown_restores() {
     let a2_pid = a2.pid();
     let a2_ip = node.block_on(move || async move {
         let network = PodNetwork::open(config([192, 0, 2, 10], "10.244.1.0/24")).await.unwrap();
-        assert_eq!(network.attach("b", b_pid).await.unwrap(), b_ip);
-        let a2_ip = network.attach("a", a2_pid).await.unwrap();
+        assert_eq!(network.attach("b", b_pid, &[]).await.unwrap(), b_ip);
+        let a2_ip = network.attach("a", a2_pid, &[]).await.unwrap();
         network.detach("b").await.unwrap();
         network.detach("b").await.unwrap();
         a2_ip
@@ -279,6 +279,55 @@ fn pods_of_one_node_talk_and_teardown_restores() {
     node.block_on(|| async { teardown().await.unwrap() });
     assert_eq!(node.dump(), before);
     node.block_on(|| async { teardown().await.unwrap() });
+}
+
+#[test]
+fn host_ports_lead_to_their_pods() {
+    if !is_root() {
+        return;
+    }
+    let (node, outside) = (Namespace::new(), Namespace::new());
+    join(&node, ("eth0", "192.0.2.10/24"), &outside, ("eth0", "192.0.2.1/24"));
+    let (a, b) = (Sandbox::start(), Sandbox::start());
+    let (a_pid, b_pid) = (a.pid(), b.pid());
+    let own = || config([192, 0, 2, 10], "10.244.1.0/24");
+    // The port that `call` asks for, of all addresses and of one.
+    let port = |address: Option<[u8; 4]>| HostPort {
+        address: address.map(Into::into),
+        port: 8080,
+        protocol: "tcp",
+        pod_port: 8080,
+    };
+    let (a_port, b_port) = (port(None), port(Some([192, 0, 2, 10])));
+    let (a_ip, b_ip) = node.block_on(move || async move {
+        let network = PodNetwork::open(own()).await.unwrap();
+        let a_ip = network.attach("a", a_pid, &[a_port]).await.unwrap();
+        (a_ip, network.attach("b", b_pid, &[]).await.unwrap())
+    });
+    a.namespace.serve(a_ip);
+    let at = IpAddr::from([192, 0, 2, 10]);
+    assert_eq!(outside.call(at).unwrap(), "192.0.2.1", "the caller's own address arrives");
+    assert_eq!(node.call(at).unwrap(), "192.0.2.10");
+    assert_eq!(b.namespace.call(at).unwrap(), b_ip.to_string(), "from another pod");
+    outside.call([192, 0, 2, 11].into()).unwrap_err();
+
+    // A restarted agent keeps what leads to pods that are there; one address's
+    // port goes before everybody's, and a pod's ports go with it.
+    let (kept, now) = node.block_on(move || async move {
+        let network = PodNetwork::open(own()).await.unwrap();
+        let kept = network.forwards.lock().await.len();
+        network.attach("b", b_pid, &[b_port]).await.unwrap();
+        (kept, network.forwards.lock().await.len())
+    });
+    assert_eq!((kept, now), (1, 2));
+    outside.call(at).expect_err("b has the port and does not listen");
+    node.block_on(move || async move {
+        let network = PodNetwork::open(own()).await.unwrap();
+        network.detach("b").await.unwrap();
+    });
+    assert_eq!(outside.call(at).unwrap(), "192.0.2.1");
+    node.block_on(|| async { teardown().await.unwrap() });
+    assert!(!node.exec("nft list ruleset").contains("host-ports"));
 }
 
 #[test]
@@ -338,7 +387,7 @@ fn a_sandbox_that_is_gone_is_named() {
     let node = Namespace::new();
     node.block_on(|| async {
         let network = PodNetwork::open(config([127, 0, 0, 1], "10.244.1.0/24")).await.unwrap();
-        let err = network.attach("pod", u32::MAX >> 1).await.unwrap_err();
+        let err = network.attach("pod", u32::MAX >> 1, &[]).await.unwrap_err();
         assert!(matches!(err, NetworkError::Sandbox { .. }), "{err}");
     });
 }

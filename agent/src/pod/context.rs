@@ -16,25 +16,36 @@ use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::metrics::Metrics;
-use crate::network::PodNetwork;
+use crate::network::{HostPort, PodNetwork};
 use crate::probe::Probes;
 use crate::runtime::Runtime;
 
 /// Gives pods their addresses.
 #[async_trait]
 pub trait Network: Send + Sync {
-    /// Plugs the pod's sandbox in. Repeating it for the same sandbox changes
-    /// nothing and gives the same address.
-    async fn attach(&self, uid: &str, sandbox_pid: i32) -> Result<IpAddr, String>;
+    /// Plugs the pod's sandbox in and leads the node's `ports` there.
+    /// Repeating it for the same sandbox changes nothing and gives the same
+    /// address.
+    async fn attach(
+        &self,
+        uid: &str,
+        sandbox_pid: i32,
+        ports: &[HostPort],
+    ) -> Result<IpAddr, String>;
     /// Unplugs the pod.
     async fn detach(&self, uid: &str) -> Result<(), String>;
 }
 
 #[async_trait]
 impl Network for PodNetwork {
-    async fn attach(&self, uid: &str, sandbox_pid: i32) -> Result<IpAddr, String> {
+    async fn attach(
+        &self,
+        uid: &str,
+        sandbox_pid: i32,
+        ports: &[HostPort],
+    ) -> Result<IpAddr, String> {
         let pid = u32::try_from(sandbox_pid).map_err(|error| error.to_string())?;
-        Self::attach(self, uid, pid).await.map_err(|error| chain(&error))
+        Self::attach(self, uid, pid, ports).await.map_err(|error| chain(&error))
     }
 
     async fn detach(&self, uid: &str) -> Result<(), String> {

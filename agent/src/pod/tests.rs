@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::metrics::Metrics;
+use crate::network::HostPort;
 use crate::probe::Probes;
 use crate::runtime::docker::Docker;
 use crate::runtime::memory::Memory;
@@ -38,7 +39,12 @@ struct Cables {
 
 #[async_trait]
 impl Network for Cables {
-    async fn attach(&self, _uid: &str, _sandbox_pid: i32) -> Result<IpAddr, String> {
+    async fn attach(
+        &self,
+        _uid: &str,
+        _sandbox_pid: i32,
+        _ports: &[HostPort],
+    ) -> Result<IpAddr, String> {
         let panics = self.panics.load(Ordering::Relaxed);
         if panics > 0 {
             self.panics.store(panics - 1, Ordering::Relaxed);

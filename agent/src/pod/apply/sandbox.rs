@@ -12,6 +12,7 @@ use super::super::env::Sources;
 use super::super::files;
 use super::super::model::{Attempt, spec, uid};
 use super::{Failed, Ready, create};
+use crate::network::HostPort;
 use crate::runtime::{Container, ContainerSpec, RuntimeError, State, sandbox_image};
 use crate::volume::{self, Volumes};
 
@@ -50,7 +51,8 @@ pub async fn set_up(
                 "the sandbox ended right after its start",
             ));
         };
-        let attached = ctx.network.attach(uid(pod), pid).await;
+        let ports = HostPort::all_of(spec(pod));
+        let attached = ctx.network.attach(uid(pod), pid, &ports).await;
         ips.push(attached.map_err(|error| Failed::new("FailedCreatePodSandBox", error))?);
     }
     write_hosts(ctx, pod, &ips)
