@@ -187,6 +187,7 @@ impl Scheduler {
         if !self.queue.report(&pod.uid, &message) {
             return;
         }
+        info!(pod = %pod.name, namespace = %pod.namespace, %message, "no node fits");
         let (binder, permits, pod) = (self.binder.clone(), self.permits.clone(), pod.clone());
         self.writes.spawn(async move {
             let Ok(_permit) = permits.acquire_owned().await else { return };

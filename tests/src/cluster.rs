@@ -142,6 +142,7 @@ impl Drop for Cluster {
                 "skiff's log, the last lines:\n{}",
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
             );
+            eprintln!("{}", account(&self.kubeconfig()));
         }
         let output = self.down();
         if output.code != 0 {
@@ -236,6 +237,21 @@ impl Lab {
     }
 }
 
+/// What the cluster itself has to say of a test that failed.
+fn account(kubeconfig: &Path) -> String {
+    let ask = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let said = run(kubectl_in(kubeconfig, &words), None);
+        format!("== kubectl {}\n{}{}\n", words.join(" "), said.stdout, said.stderr)
+    };
+    [
+        "get nodes,pods,deployments,replicasets -A -o wide --request-timeout=5s",
+        "get events -A --sort-by=.metadata.creationTimestamp --request-timeout=5s",
+    ]
+    .map(ask)
+    .concat()
+}
+
 fn tail(path: &Path) -> String {
     let log = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = log.lines().rev().take(40).collect();
@@ -246,6 +262,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the lab's logs, the last lines:\n{}", self.logs());
+            eprintln!("{}", account(&self.kubeconfig()));
         }
         let output = self.lab(&["down"]);
         if output.code != 0 {

@@ -94,7 +94,33 @@ pub(super) fn agree(ours: &NodeStatus, theirs: &[NodeCondition]) -> bool {
 
 /// Whether the conditions say that the node is ready.
 pub(super) fn is_ready(conditions: &[NodeCondition]) -> bool {
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    holds(conditions, "Ready")
+}
+
+fn holds(conditions: &[NodeCondition], kind: &str) -> bool {
+    conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+/// The kubelet's event reasons for conditions that began or ceased to hold.
+const REASONS: [(&str, &str, &str); 4] = [
+    ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+    ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+    ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+    ("Ready", "NodeReady", "NodeNotReady"),
+];
+
+/// The reasons of the events that tell what changed.
+pub(super) fn changes(
+    known: &[NodeCondition],
+    computed: &[NodeCondition],
+) -> impl Iterator<Item = &'static str> {
+    REASONS.iter().filter_map(move |(kind, began, ceased)| {
+        match (holds(known, kind), holds(computed, kind)) {
+            (false, true) => Some(*began),
+            (true, false) => Some(*ceased),
+            _ => None,
+        }
+    })
 }
 
 #[cfg(test)]
@@ -119,6 +145,24 @@ mod tests {
         ];
         for (name, theirs, expected) in cases {
             assert_eq!(agree(&ours, &theirs), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_began_or_ceased_is_told() {
+        let at = Timestamp::from_second(10).unwrap();
+        let fine = compute(Pressures::default(), &[], &[], at);
+        let full = compute(Pressures { disk: true, ..Pressures::default() }, &[], &[], at);
+        let down = compute(Pressures::default(), &["no network".into()], &[], at);
+        let cases = [
+            (&vec![], &fine, vec!["NodeReady"]),
+            (&vec![], &full, vec!["NodeHasDiskPressure", "NodeReady"]),
+            (&full, &full, vec![]),
+            (&full, &fine, vec!["NodeHasNoDiskPressure"]),
+            (&fine, &down, vec!["NodeNotReady"]),
+        ];
+        for (known, computed, expected) in cases {
+            assert_eq!(changes(known, computed).collect::<Vec<_>>(), expected);
         }
     }
 

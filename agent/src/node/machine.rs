@@ -12,8 +12,11 @@ use nix::sys::statvfs::statvfs;
 /// Below this much available memory the node is under pressure; the kubelet's
 /// own limit.
 const MEMORY_LEFT_BYTES: u64 = 100 << 20;
-/// Below this share of a disk, in percent.
+/// Below this share of a disk, in percent, and below this many bytes. The share
+/// is the kubelet's own limit; alone it would call a terabyte disk full with a
+/// hundred gigabytes left.
 const DISK_LEFT_PERCENT: u64 = 10;
+const DISK_LEFT_BYTES: u64 = 5 << 30;
 /// Below this share of its inodes.
 const INODES_LEFT_PERCENT: u64 = 5;
 /// Below this share of process ids.
@@ -104,10 +107,17 @@ impl Machine {
 
 fn is_full(path: &Path) -> bool {
     let Ok(disk) = statvfs(path) else { return false };
-    let below =
-        |left: u64, all: u64, percent: u64| all > 0 && left.saturating_mul(100) / all < percent;
-    below(disk.blocks_available(), disk.blocks(), DISK_LEFT_PERCENT)
-        || below(disk.files_available(), disk.files(), INODES_LEFT_PERCENT)
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
+    is_short_of_bytes(bytes(disk.blocks_available()), bytes(disk.blocks()))
+        || is_below(disk.files_available(), disk.files(), INODES_LEFT_PERCENT)
+}
+
+fn is_short_of_bytes(left: u64, all: u64) -> bool {
+    left < DISK_LEFT_BYTES && is_below(left, all, DISK_LEFT_PERCENT)
+}
+
+fn is_below(left: u64, all: u64, percent: u64) -> bool {
+    all > 0 && left.saturating_mul(100) / all < percent
 }
 
 fn pids_left_percent() -> Option<u64> {
@@ -152,6 +162,22 @@ fn huge_pages() -> BTreeMap<String, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_full_when_both_share_and_bytes_say_so() {
+        const GIB: u64 = 1 << 30;
+        let cases = [
+            ("half empty", 10 * GIB, 20 * GIB, false),
+            ("a large disk with room", 20 * GIB, 1000 * GIB, false),
+            ("a large disk without", 4 * GIB, 1000 * GIB, true),
+            ("a small disk with room", 2 * GIB, 10 * GIB, false),
+            ("a small disk without", GIB / 2, 10 * GIB, true),
+            ("a file system that does not count", 0, 0, false),
+        ];
+        for (name, left, all, expected) in cases {
+            assert_eq!(is_short_of_bytes(left, all), expected, "{name}");
+        }
+    }
 
     #[test]
     fn meminfo_is_in_bytes() {

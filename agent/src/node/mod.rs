@@ -209,11 +209,10 @@ impl NodeAgent {
         Box::pin(watcher(Api::<Node>::all(self.client.clone()), config).default_backoff())
     }
 
-    /// Readiness changes are events, too.
+    /// Changes of conditions are events, too.
     fn tell(&self, known: &[NodeCondition], status: &NodeStatus, node: &Node) {
-        let ready = condition::is_ready(status.conditions.as_deref().unwrap_or_default());
-        if condition::is_ready(known) != ready {
-            let reason = if ready { "NodeReady" } else { "NodeNotReady" };
+        let computed = status.conditions.as_deref().unwrap_or_default();
+        for reason in condition::changes(known, computed) {
             let message = format!("Node {} status is now: {reason}", self.config.node_name);
             self.recorder.node(node, Severity::Normal, reason, message);
         }
