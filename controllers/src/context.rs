@@ -8,11 +8,12 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service,
-    ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
@@ -73,6 +74,12 @@ pub(crate) struct Caches {
     pub(crate) jobs: Cache<Job>,
     /// PodDisruptionBudgets.
     pub(crate) disruption_budgets: Cache<PodDisruptionBudget>,
+    /// PersistentVolumes, found by the claim that they refer to.
+    pub(crate) volumes: Cache<PersistentVolume>,
+    /// PersistentVolumeClaims.
+    pub(crate) claims: Cache<PersistentVolumeClaim>,
+    /// StorageClasses.
+    pub(crate) storage_classes: Cache<StorageClass>,
     /// The ServiceAccounts called `default`, of every namespace.
     pub(crate) default_accounts: Cache<ServiceAccount>,
     /// The ConfigMaps called `kube-root-ca.crt`, of every namespace.
@@ -121,6 +128,9 @@ impl Caches {
             controller_revisions: Cache::new(Shape { index: index_owner, ..Shape::default() }),
             jobs: Cache::new(Shape::default()),
             disruption_budgets: Cache::new(Shape::default()),
+            volumes: Cache::new(Shape { index: crate::volume::index_volume, ..Shape::default() }),
+            claims: Cache::new(Shape::default()),
+            storage_classes: Cache::new(Shape::default()),
             default_accounts: Cache::new(Shape::default()),
             root_ca_maps: Cache::new(Shape::default()),
         }
@@ -160,6 +170,9 @@ impl Caches {
             controller_revisions: all(),
             jobs: all(),
             disruption_budgets: all(),
+            volumes: all(),
+            claims: all(),
+            storage_classes: all(),
             default_accounts: all().fields("metadata.name=default"),
             root_ca_maps: all().fields("metadata.name=kube-root-ca.crt"),
         }
@@ -184,6 +197,9 @@ impl Caches {
         self.controller_revisions.synced().await;
         self.jobs.synced().await;
         self.disruption_budgets.synced().await;
+        self.volumes.synced().await;
+        self.claims.synced().await;
+        self.storage_classes.synced().await;
         self.default_accounts.synced().await;
         self.root_ca_maps.synced().await;
     }

@@ -32,6 +32,8 @@ mod podgc;
 
 mod disruption;
 
+mod volume;
+
 mod expiry;
 
 mod cache;

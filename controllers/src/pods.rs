@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::cache::{Cache, Shape};
@@ -42,7 +42,14 @@ fn index(pod: &Pod) -> Vec<String> {
 
 fn strip(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
-    spec.volumes = None;
+    // Which claims a pod uses is all that matters of its volumes.
+    let is_claim =
+        |volume: &Volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some();
+    spec.volumes = spec
+        .volumes
+        .take()
+        .map(|volumes| volumes.into_iter().filter(is_claim).collect())
+        .filter(|volumes: &Vec<Volume>| !volumes.is_empty());
     // The pods of DaemonSets name their node by node affinity.
     if let Some(affinity) = &mut spec.affinity {
         affinity.pod_affinity = None;

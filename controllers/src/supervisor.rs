@@ -25,6 +25,7 @@ use crate::node::{NodeAddresses, NodeLifecycle, TaintEvictions};
 use crate::podgc::PodCollector;
 use crate::replicaset::ReplicaSets;
 use crate::runner;
+use crate::volume::{ClaimProtection, VolumeBinder, VolumeProtection};
 
 /// Runs all controllers until cancelled. To be run where the store's leader
 /// is, and cancelled when it moves: two sets of controllers would not break
@@ -76,6 +77,9 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> a
         TaintEvictions::new(&context),
         PodCollector::new(&context),
         Disruptions::new(&context),
+        VolumeBinder::new(&context),
+        ClaimProtection::new(&context),
+        VolumeProtection::new(&context),
         Expiry::new(&context, &context.caches.events),
         Expiry::new(&context, &context.caches.bootstrap_tokens),
         Expiry::new(&context, &context.caches.signing_requests),
