@@ -39,7 +39,7 @@ use crate::view::Applied;
 const FORMAT: u32 = 1;
 
 /// The only member of a new group.
-const FIRST_MEMBER: u64 = 1;
+pub(crate) const FIRST_MEMBER: u64 = 1;
 
 /// Opens or makes the store in `config.dir`.
 pub(crate) fn open(
@@ -120,8 +120,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 /// directory without one holds nothing of ours.
 fn check_format(dir: &Path, sealer: &Sealer) -> Result<(), StoreError> {
     let path = dir.join("FORMAT");
-    let fingerprint: String =
-        sealer.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = fingerprint(sealer);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -131,8 +130,7 @@ fn check_format(dir: &Path, sealer: &Sealer) -> Result<(), StoreError> {
                     dir.display()
                 )));
             }
-            let text = format!("skiff-store {FORMAT} {fingerprint}\n");
-            return write_durably(&path, text.as_bytes()).map_err(|error| disk(&path, &error));
+            return write_format(dir, sealer).map_err(|error| disk(&path, &error));
         }
         Err(error) => return Err(disk(&path, &error)),
     };
@@ -152,6 +150,16 @@ fn check_format(dir: &Path, sealer: &Sealer) -> Result<(), StoreError> {
         },
         _ => Err(StoreError::Disk(format!("{} is damaged", path.display()))),
     }
+}
+
+/// Begins a directory.
+pub(crate) fn write_format(dir: &Path, sealer: &Sealer) -> std::io::Result<()> {
+    let text = format!("skiff-store {FORMAT} {}\n", fingerprint(sealer));
+    write_durably(&dir.join("FORMAT"), text.as_bytes())
+}
+
+fn fingerprint(sealer: &Sealer) -> String {
+    sealer.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The state tree, if it can be used. Leaves an empty one otherwise.

@@ -33,12 +33,14 @@ mod stats;
 mod view;
 mod watch;
 
+mod backup;
 mod disk;
 mod keeper;
 mod sealing;
 mod snapshot_file;
 mod state;
 
+pub use backup::{Backup, BackupError, Contents, REVISION_GAP, inspect, restore};
 pub use stats::{SYNC_BUCKETS_MICROS, Stats};
 pub use store::{Store, StoreConfig};
 pub use types::{

@@ -118,7 +118,8 @@ fn put_record(file: &mut impl Write, record: &[u8]) -> std::io::Result<u64> {
     Ok(4 + record.len() as u64)
 }
 
-fn get_record(file: &mut impl Read) -> Result<Vec<u8>, SnapshotError> {
+/// Reads one record.
+pub(crate) fn get_record(file: &mut impl Read) -> Result<Vec<u8>, SnapshotError> {
     let cut = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => SnapshotError::Damaged("it ends too early"),
         _ => SnapshotError::Io(error),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::backup::Backup;
 use crate::disk;
 use crate::driver::{Driver, Outside, QUEUE, Request};
 use crate::group::{FIRST, Group};
@@ -185,6 +186,19 @@ impl Store {
     /// list stay consistent. Bounded: 64 snapshots, ten minutes each.
     pub fn pin(&self, snapshot: &Snapshot) {
         self.inner.shared.pin(snapshot);
+    }
+
+    /// Everything acknowledged before the call, as one file of pieces.
+    pub async fn backup(&self) -> Result<Backup, StoreError> {
+        self.snapshot_latest().await?;
+        let view = self.inner.shared.view();
+        Ok(Backup::new(view.snapshot.clone(), view.digest, self.inner.sealer.clone()))
+    }
+
+    /// Forgets the changes up to `revision`: watches can resume after it, not
+    /// before. What is forgotten by age and size needs no asking.
+    pub fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.inner.shared.compact(revision)
     }
 
     /// Follows the changes of `range` after revision `after`, usually that of

@@ -142,6 +142,14 @@ impl Shared {
         self.ended_tx.borrow().clone().unwrap_or(StoreError::Closed)
     }
 
+    /// Forgets the changes up to `revision`.
+    pub(crate) fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        let mut view = self.view_mut();
+        view.history.check(revision)?;
+        view.history.drop_through(revision);
+        Ok(())
+    }
+
     /// Keeps `snapshot` for a while.
     pub(crate) fn pin(&self, snapshot: &Snapshot) {
         let now = Instant::now();

@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Bootstrap = 6,
     Truncated = 7,
     SnapshotTail = 8,
+    BackupHead = 32,
+    BackupTail = 33,
 }
 
 /// Bytes that are not what was once written.
