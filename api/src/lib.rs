@@ -5,9 +5,11 @@
 
 pub mod catalogue;
 pub mod defaults;
+pub mod managed;
 pub mod meta;
 pub mod openapi;
 pub mod patch;
+pub mod pod_security;
 pub mod quantity;
 pub mod quota;
 pub mod selector;
