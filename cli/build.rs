@@ -8,11 +8,19 @@
 //! Identical code folding: the readers of hundreds of Kubernetes types come out
 //! as the same machine code under many names; one copy is enough. LLD does
 //! that, which is Rust's linker for this target.
+//!
+//! No unwinding tables: a release panics by aborting, so nothing unwinds, and a
+//! backtrace of a program without symbols would say nothing. The compiler writes
+//! the tables nevertheless, and a profile cannot tell it not to.
 
 use std::ffi::{CStr, c_char};
+use std::path::Path;
 
 /// Where Rust brings LLD along and links with it.
 const LLD_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The linker script that leaves the tables out.
+const NO_UNWIND_TABLES: &str = "no-unwind-tables.ld";
 
 unsafe extern "C" {
     safe fn gnu_get_libc_version() -> *const c_char;
@@ -30,6 +38,10 @@ fn main() {
     }
     if target == LLD_TARGET {
         println!("cargo:rustc-link-arg-bins=-Wl,--icf=all,-O2");
+        let script = Path::new(&variable("CARGO_MANIFEST_DIR")).join(NO_UNWIND_TABLES);
+        println!("cargo:rerun-if-changed={NO_UNWIND_TABLES}");
+        println!("cargo:rustc-link-arg-bins=-T{}", script.display());
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
     }
     // The profile asks for this too, but the tool it uses leaves a program with
     // packed relocations as it is.
