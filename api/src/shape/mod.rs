@@ -104,6 +104,8 @@ pub struct Field {
     pub replace: bool,
     /// How server-side apply sees a list or map.
     pub list_type: ListType,
+    /// What it is where it is left out, if it tells the items of a list apart.
+    pub default: Option<&'static str>,
     spec: &'static str,
 }
 
@@ -176,6 +178,7 @@ fn field(name: &'static str, mut words: std::str::Split<'static, char>) -> Field
         retain_keys: false,
         replace: false,
         list_type: ListType::Default,
+        default: None,
         spec: words.next().unwrap_or_default(),
     };
     for word in words {
@@ -187,6 +190,7 @@ fn field(name: &'static str, mut words: std::str::Split<'static, char>) -> Field
             ("set", _) => field.list_type = ListType::Set,
             ("atomic", _) => field.list_type = ListType::Atomic,
             ("map", keys) => field.list_type = ListType::Map(keys),
+            ("default", text) => field.default = Some(text),
             // The test over the whole file keeps other words out.
             _ => {}
         }
@@ -237,7 +241,7 @@ mod tests {
                 None => assert!(base == "any" || !matches!(parse(words[1]), Shape::Any), "{line}"),
             }
             for word in &words[2..] {
-                let known = ["merge", "retainKeys", "replace", "set", "atomic", "map"];
+                let known = ["merge", "retainKeys", "replace", "set", "atomic", "map", "default"];
                 assert!(known.contains(&word.split('=').next().unwrap()), "{line}");
             }
         }
