@@ -220,10 +220,12 @@ impl fmt::Display for Quantity {
         if self.nanos == 0 {
             return f.write_str("0");
         }
-        let small = self.nanos.abs() < 1024 * NANOS;
+        // As upstream: 0.1Gi is 107374182400m, since a suffix must not cost
+        // precision.
+        let binary = self.nanos.abs() >= 1024 * NANOS && self.nanos % NANOS == 0;
         match self.format {
-            Format::BinarySi if !small => {
-                let mut value = divide_up(self.nanos, NANOS);
+            Format::BinarySi if binary => {
+                let mut value = self.nanos / NANOS;
                 let mut suffix = "";
                 for (name, _) in BINARY {
                     if value % 1024 != 0 {
@@ -371,6 +373,7 @@ mod tests {
             ("512", "512"),
             ("0.5Ki", "512"),
             ("0.1Ki", "102400m"),
+            ("0.1Gi", "107374182400m"),
             ("1e3", "1e3"),
             ("1E3", "1e3"),
             ("10e-3", "10e-3"),
@@ -444,8 +447,7 @@ mod tests {
             let first = q(&format!("{mantissa}{fraction}{suffix}"));
             let second = q(&first.to_string());
             prop_assert_eq!(first.to_string(), second.to_string());
-            // A binary value above 1024 with a fraction is written rounded up.
-            prop_assert!((second.nanos - first.nanos).abs() < NANOS);
+            prop_assert_eq!(second.nanos, first.nanos);
         }
 
         #[test]

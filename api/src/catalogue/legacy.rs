@@ -3,323 +3,194 @@
 //!
 //! They are in no category, so that `kubectl get all` shows an object once, and
 //! come last in the catalogue, so that clients prefer the current groups.
+//!
+//! Since when each is deprecated and gone is from the [deprecation
+//! guide](https://kubernetes.io/docs/reference/using-api/deprecation-guide/).
 
-use k8s_openapi::api::{
-    apps::v1 as apps, batch::v1 as batch, networking::v1 as networking, policy::v1 as policy,
-};
 use serde_json::Value;
 
 use super::convert::{budget, ingress, workloads};
-use super::subresources::{SCALE, SCALE_PATHS, status};
-use super::{Legacy, Resource, Typed};
+use super::{Legacy, Resource, Subresource};
 
-/// For versions that differ in nothing but their name.
+/// A dropped group version with the kinds that it served.
+struct Dropped {
+    group: &'static str,
+    version: &'static str,
+    deprecated: &'static str,
+    removed: &'static str,
+    kinds: &'static [Moved],
+}
+
+/// Where a kind is now, and how its two shapes map.
+struct Moved {
+    group: &'static str,
+    plural: &'static str,
+    to_current: fn(&mut Value),
+    from_current: fn(&mut Value),
+}
+
+/// A kind of which nothing changed but the version's name.
+const fn renamed(group: &'static str, plural: &'static str) -> Moved {
+    Moved { group, plural, to_current: same, from_current: same }
+}
+
 fn same(_: &mut Value) {}
 
-pub(super) const ENTRIES: &[Resource] = &[
-    Resource {
+/// A workload of a version that defaulted its selector.
+const fn workload(plural: &'static str) -> Moved {
+    Moved { to_current: workloads::to_v1, ..renamed("apps", plural) }
+}
+
+const INGRESSES: Moved = Moved {
+    to_current: ingress::to_v1,
+    from_current: ingress::from_v1,
+    ..renamed("networking.k8s.io", "ingresses")
+};
+
+const BUDGETS: Moved = Moved {
+    to_current: budget::to_v1,
+    from_current: budget::from_v1,
+    ..renamed("policy", "poddisruptionbudgets")
+};
+
+const DROPPED: &[Dropped] = &[
+    Dropped {
         group: "apps",
         version: "v1beta2",
-        kind: "DaemonSet",
-        plural: "daemonsets",
-        singular: "daemonset",
-        short_names: &["ds"],
-        subresources: &[status("DaemonSet", "apps", "v1beta2")],
-        behaviour: &Typed::<apps::DaemonSet>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "daemonsets"),
-            own_type: false,
-            warning: Some(
-                "apps/v1beta2 DaemonSet is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 DaemonSet",
-            ),
-            to_current: same,
-            from_current: same,
-        }),
-        ..Resource::BASE
+        deprecated: "v1.9",
+        removed: "v1.16",
+        kinds: &[
+            renamed("apps", "daemonsets"),
+            renamed("apps", "deployments"),
+            renamed("apps", "replicasets"),
+            renamed("apps", "statefulsets"),
+        ],
     },
-    Resource {
-        group: "apps",
-        version: "v1beta2",
-        kind: "Deployment",
-        plural: "deployments",
-        singular: "deployment",
-        short_names: &["deploy"],
-        subresources: &[SCALE, status("Deployment", "apps", "v1beta2")],
-        behaviour: &Typed::<apps::Deployment>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "deployments"),
-            own_type: false,
-            warning: Some(
-                "apps/v1beta2 Deployment is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 Deployment",
-            ),
-            to_current: same,
-            from_current: same,
-        }),
-        scale: Some(&SCALE_PATHS),
-        ..Resource::BASE
-    },
-    Resource {
-        group: "apps",
-        version: "v1beta2",
-        kind: "ReplicaSet",
-        plural: "replicasets",
-        singular: "replicaset",
-        short_names: &["rs"],
-        subresources: &[SCALE, status("ReplicaSet", "apps", "v1beta2")],
-        behaviour: &Typed::<apps::ReplicaSet>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "replicasets"),
-            own_type: false,
-            warning: Some(
-                "apps/v1beta2 ReplicaSet is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 ReplicaSet",
-            ),
-            to_current: same,
-            from_current: same,
-        }),
-        scale: Some(&SCALE_PATHS),
-        ..Resource::BASE
-    },
-    Resource {
-        group: "apps",
-        version: "v1beta2",
-        kind: "StatefulSet",
-        plural: "statefulsets",
-        singular: "statefulset",
-        short_names: &["sts"],
-        subresources: &[SCALE, status("StatefulSet", "apps", "v1beta2")],
-        behaviour: &Typed::<apps::StatefulSet>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "statefulsets"),
-            own_type: false,
-            warning: Some(
-                "apps/v1beta2 StatefulSet is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 StatefulSet",
-            ),
-            to_current: same,
-            from_current: same,
-        }),
-        scale: Some(&SCALE_PATHS),
-        ..Resource::BASE
-    },
-    Resource {
+    Dropped {
         group: "apps",
         version: "v1beta1",
-        kind: "Deployment",
-        plural: "deployments",
-        singular: "deployment",
-        short_names: &["deploy"],
-        subresources: &[SCALE, status("Deployment", "apps", "v1beta1")],
-        behaviour: &Typed::<apps::Deployment>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "deployments"),
-            own_type: false,
-            warning: Some(
-                "apps/v1beta1 Deployment is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 Deployment",
-            ),
-            to_current: workloads::to_v1,
-            from_current: same,
-        }),
-        scale: Some(&SCALE_PATHS),
-        ..Resource::BASE
+        deprecated: "v1.9",
+        removed: "v1.16",
+        kinds: &[workload("deployments"), workload("statefulsets")],
     },
-    Resource {
-        group: "apps",
-        version: "v1beta1",
-        kind: "StatefulSet",
-        plural: "statefulsets",
-        singular: "statefulset",
-        short_names: &["sts"],
-        subresources: &[SCALE, status("StatefulSet", "apps", "v1beta1")],
-        behaviour: &Typed::<apps::StatefulSet>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "statefulsets"),
-            own_type: false,
-            warning: Some(
-                "apps/v1beta1 StatefulSet is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 StatefulSet",
-            ),
-            to_current: workloads::to_v1,
-            from_current: same,
-        }),
-        scale: Some(&SCALE_PATHS),
-        ..Resource::BASE
-    },
-    Resource {
+    Dropped {
         group: "extensions",
         version: "v1beta1",
-        kind: "DaemonSet",
-        plural: "daemonsets",
-        singular: "daemonset",
-        short_names: &["ds"],
-        subresources: &[status("DaemonSet", "extensions", "v1beta1")],
-        behaviour: &Typed::<apps::DaemonSet>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "daemonsets"),
-            own_type: false,
-            warning: Some(
-                "extensions/v1beta1 DaemonSet is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 DaemonSet",
-            ),
-            to_current: workloads::to_v1,
-            from_current: same,
-        }),
-        ..Resource::BASE
+        deprecated: "v1.9",
+        removed: "v1.16",
+        kinds: &[
+            workload("daemonsets"),
+            workload("deployments"),
+            workload("replicasets"),
+            renamed("networking.k8s.io", "networkpolicies"),
+        ],
     },
-    Resource {
+    Dropped {
         group: "extensions",
         version: "v1beta1",
-        kind: "Deployment",
-        plural: "deployments",
-        singular: "deployment",
-        short_names: &["deploy"],
-        subresources: &[SCALE, status("Deployment", "extensions", "v1beta1")],
-        behaviour: &Typed::<apps::Deployment>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "deployments"),
-            own_type: false,
-            warning: Some(
-                "extensions/v1beta1 Deployment is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 Deployment",
-            ),
-            to_current: workloads::to_v1,
-            from_current: same,
-        }),
-        scale: Some(&SCALE_PATHS),
-        ..Resource::BASE
+        deprecated: "v1.14",
+        removed: "v1.22",
+        kinds: &[INGRESSES],
     },
-    Resource {
-        group: "extensions",
-        version: "v1beta1",
-        kind: "ReplicaSet",
-        plural: "replicasets",
-        singular: "replicaset",
-        short_names: &["rs"],
-        subresources: &[SCALE, status("ReplicaSet", "extensions", "v1beta1")],
-        behaviour: &Typed::<apps::ReplicaSet>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("apps", "v1", "replicasets"),
-            own_type: false,
-            warning: Some(
-                "extensions/v1beta1 ReplicaSet is deprecated in v1.9+, unavailable in v1.16+; use apps/v1 ReplicaSet",
-            ),
-            to_current: workloads::to_v1,
-            from_current: same,
-        }),
-        scale: Some(&SCALE_PATHS),
-        ..Resource::BASE
-    },
-    Resource {
-        group: "extensions",
-        version: "v1beta1",
-        kind: "Ingress",
-        plural: "ingresses",
-        singular: "ingress",
-        short_names: &["ing"],
-        subresources: &[status("Ingress", "extensions", "v1beta1")],
-        behaviour: &Typed::<networking::Ingress>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("networking.k8s.io", "v1", "ingresses"),
-            own_type: false,
-            warning: Some(
-                "extensions/v1beta1 Ingress is deprecated in v1.14+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
-            ),
-            to_current: ingress::to_v1,
-            from_current: ingress::from_v1,
-        }),
-        ..Resource::BASE
-    },
-    Resource {
-        group: "extensions",
-        version: "v1beta1",
-        kind: "NetworkPolicy",
-        plural: "networkpolicies",
-        singular: "networkpolicy",
-        short_names: &["netpol"],
-        behaviour: &Typed::<networking::NetworkPolicy>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("networking.k8s.io", "v1", "networkpolicies"),
-            own_type: false,
-            warning: Some(
-                "extensions/v1beta1 NetworkPolicy is deprecated in v1.9+, unavailable in v1.16+; use networking.k8s.io/v1 NetworkPolicy",
-            ),
-            to_current: same,
-            from_current: same,
-        }),
-        ..Resource::BASE
-    },
-    Resource {
+    Dropped {
         group: "networking.k8s.io",
         version: "v1beta1",
-        kind: "Ingress",
-        plural: "ingresses",
-        singular: "ingress",
-        short_names: &["ing"],
-        subresources: &[status("Ingress", "networking.k8s.io", "v1beta1")],
-        behaviour: &Typed::<networking::Ingress>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("networking.k8s.io", "v1", "ingresses"),
-            own_type: false,
-            warning: Some(
-                "networking.k8s.io/v1beta1 Ingress is deprecated in v1.19+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
-            ),
-            to_current: ingress::to_v1,
-            from_current: ingress::from_v1,
-        }),
-        ..Resource::BASE
+        deprecated: "v1.19",
+        removed: "v1.22",
+        kinds: &[INGRESSES, renamed("networking.k8s.io", "ingressclasses")],
     },
-    Resource {
-        group: "networking.k8s.io",
-        version: "v1beta1",
-        kind: "IngressClass",
-        plural: "ingressclasses",
-        singular: "ingressclass",
-        namespaced: false,
-        behaviour: &Typed::<networking::IngressClass>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("networking.k8s.io", "v1", "ingressclasses"),
-            own_type: false,
-            warning: Some(
-                "networking.k8s.io/v1beta1 IngressClass is deprecated in v1.19+, unavailable in v1.22+; use networking.k8s.io/v1 IngressClass",
-            ),
-            to_current: same,
-            from_current: same,
-        }),
-        ..Resource::BASE
-    },
-    Resource {
+    Dropped {
         group: "batch",
         version: "v1beta1",
-        kind: "CronJob",
-        plural: "cronjobs",
-        singular: "cronjob",
-        short_names: &["cj"],
-        subresources: &[status("CronJob", "batch", "v1beta1")],
-        behaviour: &Typed::<batch::CronJob>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("batch", "v1", "cronjobs"),
-            own_type: false,
-            warning: Some(
-                "batch/v1beta1 CronJob is deprecated in v1.21+, unavailable in v1.25+; use batch/v1 CronJob",
-            ),
-            to_current: same,
-            from_current: same,
-        }),
-        ..Resource::BASE
+        deprecated: "v1.21",
+        removed: "v1.25",
+        kinds: &[renamed("batch", "cronjobs")],
     },
-    Resource {
+    Dropped {
         group: "policy",
         version: "v1beta1",
-        kind: "PodDisruptionBudget",
-        plural: "poddisruptionbudgets",
-        singular: "poddisruptionbudget",
-        short_names: &["pdb"],
-        subresources: &[status("PodDisruptionBudget", "policy", "v1beta1")],
-        behaviour: &Typed::<policy::PodDisruptionBudget>::PLAIN,
-        legacy: Some(&Legacy {
-            current: ("policy", "v1", "poddisruptionbudgets"),
-            own_type: false,
-            warning: Some(
-                "policy/v1beta1 PodDisruptionBudget is deprecated in v1.21+, unavailable in v1.25+; use policy/v1 PodDisruptionBudget",
-            ),
-            to_current: budget::to_v1,
-            from_current: budget::from_v1,
-        }),
-        ..Resource::BASE
+        deprecated: "v1.21",
+        removed: "v1.25",
+        kinds: &[BUDGETS],
     },
 ];
+
+/// The dropped versions as entries of the catalogue whose current kinds are
+/// `current`. Made once; what the entries refer to lives as long as the program.
+pub(super) fn entries(current: &[Resource]) -> Vec<Resource> {
+    let moved = DROPPED.iter().flat_map(|old| old.kinds.iter().map(move |kind| (old, kind)));
+    moved
+        .filter_map(|(old, kind)| {
+            let now = current.iter().find(|now| {
+                (now.group, now.version, now.plural) == (kind.group, "v1", kind.plural)
+            })?;
+            Some(view(old, kind, now))
+        })
+        .collect()
+}
+
+fn view(old: &Dropped, kind: &Moved, now: &Resource) -> Resource {
+    let warning = format!(
+        "{}/{} {} is deprecated in {}+, unavailable in {}+; use {} {}",
+        old.group,
+        old.version,
+        now.kind,
+        old.deprecated,
+        old.removed,
+        now.api_version(),
+        now.kind,
+    );
+    let subresources: Vec<Subresource> = (now.subresources.iter())
+        .map(|sub| match (sub.group, sub.version) == (now.group, now.version) {
+            true => Subresource { group: old.group, version: old.version, ..*sub },
+            false => *sub,
+        })
+        .collect();
+    Resource {
+        group: old.group,
+        version: old.version,
+        categories: &[],
+        subresources: subresources.leak(),
+        legacy: Some(Box::leak(Box::new(Legacy {
+            current: (now.group, now.version, now.plural),
+            own_type: false,
+            warning: Some(warning.leak()),
+            to_current: kind.to_current,
+            from_current: kind.from_current,
+        }))),
+        ..*now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalogue::{all, find};
+
+    use super::DROPPED;
+
+    #[test]
+    fn every_dropped_kind_has_its_entry() {
+        let rows: usize = DROPPED.iter().map(|old| old.kinds.len()).sum();
+        let dropped = all().iter().filter(|entry| {
+            entry.legacy.is_some_and(|legacy| !legacy.own_type && legacy.warning.is_some())
+        });
+        assert_eq!(dropped.count(), rows);
+    }
+
+    #[test]
+    fn an_entry_speaks_for_its_own_version() {
+        let entry = find("extensions", "v1beta1", "deployments").unwrap();
+        let legacy = entry.legacy.unwrap();
+        assert_eq!(
+            legacy.warning,
+            Some(
+                "extensions/v1beta1 Deployment is deprecated in v1.9+, \
+                 unavailable in v1.16+; use apps/v1 Deployment"
+            )
+        );
+        let subresource = |name| entry.subresource(name).map(|sub| (sub.group, sub.version));
+        assert_eq!(subresource("status"), Some(("extensions", "v1beta1")));
+        assert_eq!(subresource("scale"), Some(("autoscaling", "v1")));
+        assert!(entry.scale.is_some() && entry.categories.is_empty());
+    }
+}

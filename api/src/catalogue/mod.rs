@@ -76,7 +76,7 @@ pub fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
 mod tests;
 
 static ALL: LazyLock<Vec<Resource>> = LazyLock::new(|| {
-    [
+    let mut all = [
         core::ENTRIES,
         apps::ENTRIES,
         events::ENTRIES,
@@ -97,9 +97,10 @@ static ALL: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         discovery::ENTRIES,
         flowcontrol::ENTRIES,
         resource::ENTRIES,
-        legacy::ENTRIES,
     ]
-    .concat()
+    .concat();
+    all.extend(legacy::entries(&all));
+    all
 });
 
 type Name = (&'static str, &'static str, &'static str);
