@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::{
-    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec, Pod,
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec,
     Volume,
 };
 
@@ -72,14 +72,12 @@ pub fn class_of_volume(volume: &PersistentVolume) -> &str {
         .map_or("", String::as_str)
 }
 
-/// The name of the claim behind a pod's volume, if it is one. A generic
-/// ephemeral volume has a claim named after pod and volume.
-pub fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
+/// The name of the claim behind a volume of the pod `pod`, if it is one. A
+/// generic ephemeral volume has a claim named after pod and volume.
+pub fn claim_name(pod: &str, volume: &Volume) -> Option<String> {
     match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => Some(source.claim_name.clone()),
-        (None, Some(_)) => {
-            Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name))
-        }
+        (None, Some(_)) => Some(format!("{pod}-{}", volume.name)),
         (None, None) => None,
     }
 }

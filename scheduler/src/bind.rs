@@ -1,14 +1,17 @@
 //! Writes decisions to the API: bindings, refusals, events.
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use serde_json::json;
+use skiff_api::volume::{BOUND_BY_CONTROLLER, SELECTED_NODE};
 use tracing::{debug, warn};
 
 use crate::SCHEDULER_NAME;
 use crate::cluster::PodInfo;
+use crate::volumes::Choice;
 
 /// The scheduler's hand: cheap to clone, one call per decision.
 #[derive(Clone)]
@@ -36,6 +39,40 @@ impl Binder {
             api.create_subresource("binding", &pod.name, &PostParams::default(), &binding).await?;
         let note = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
         self.event(pod, EventType::Normal, "Scheduled", "Binding", note).await;
+        Ok(())
+    }
+
+    /// Writes how the pod's claims are to be served. A claim or volume that
+    /// somebody else wrote to meanwhile refuses; then all is decided anew.
+    pub(crate) async fn choose(&self, choices: &[Choice]) -> Result<(), kube::Error> {
+        for choice in choices {
+            match choice {
+                Choice::Take(claim, volume) => {
+                    let patch = json!({
+                        "metadata": {
+                            "resourceVersion": volume.metadata.resource_version,
+                            "annotations": {BOUND_BY_CONTROLLER: "yes"},
+                        },
+                        "spec": {"claimRef": claim.object_ref(&())},
+                    });
+                    let name = volume.metadata.name.as_deref().unwrap_or_default();
+                    let resource = ApiResource::erase::<PersistentVolume>(&());
+                    let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+                    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+                }
+                Choice::Provision(claim, node) => {
+                    let patch = json!({"metadata": {
+                        "resourceVersion": claim.metadata.resource_version,
+                        "annotations": {SELECTED_NODE: node},
+                    }});
+                    let (namespace, name) = choice.claim();
+                    let resource = ApiResource::erase::<PersistentVolumeClaim>(&());
+                    let api: Api<DynamicObject> =
+                        Api::namespaced_with(self.client.clone(), &namespace, &resource);
+                    api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodSpec, Taint};
 use skiff_api::quantity::Quantity;
 
 use crate::resources::Resources;
+use crate::volumes::Volumes;
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -102,6 +103,7 @@ pub struct Cluster {
     namespaces: BTreeMap<String, Labels>,
     /// Pods with required anti-affinity: usually few, asked for every placement.
     guarded: HashSet<String>,
+    volumes: Volumes,
 }
 
 impl Cluster {
@@ -128,6 +130,16 @@ impl Cluster {
     /// Pods whose required anti-affinity others must respect.
     pub fn guarded_pods(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
         self.guarded.iter().filter_map(|uid| self.pods.get(uid))
+    }
+
+    /// Claims, volumes and classes.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// The same, to be brought up to date.
+    pub fn volumes_mut(&mut self) -> &mut Volumes {
+        &mut self.volumes
     }
 
     /// The labels of a namespace, if it is known.

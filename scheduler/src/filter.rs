@@ -49,6 +49,12 @@ pub enum Refusal {
     PodAntiAffinity,
     /// A pod that is there does not want this one near.
     ExistingAntiAffinity,
+    /// A claim that only one pod may use is used by another.
+    VolumeTaken,
+    /// A claim's volume cannot be reached from there.
+    VolumeElsewhere,
+    /// A claim finds no volume there, and none can be made.
+    NoVolume,
 }
 
 impl fmt::Display for Refusal {
@@ -72,6 +78,11 @@ impl fmt::Display for Refusal {
             Self::ExistingAntiAffinity => {
                 "node(s) didn't satisfy existing pods anti-affinity rules"
             }
+            Self::VolumeTaken => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+            }
+            Self::VolumeElsewhere => "node(s) didn't match PersistentVolume's node affinity",
+            Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
         })
     }
 }
@@ -153,7 +164,7 @@ fn required_node_affinity(spec: &PodSpec) -> Option<&NodeSelector> {
 }
 
 /// Terms are alternatives.
-fn matches_any_term(selector: &NodeSelector, node: &NodeInfo) -> bool {
+pub(crate) fn matches_any_term(selector: &NodeSelector, node: &NodeInfo) -> bool {
     selector.node_selector_terms.iter().any(|term| matches_term(term, node))
 }
 

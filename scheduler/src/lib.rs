@@ -1,7 +1,8 @@
 //! The scheduler: gives every pending pod a node, or says why there is none.
 //!
-//! Reads pods, nodes and namespaces through watches. Writes bindings, the
-//! `PodScheduled` condition of pods it cannot place, and events.
+//! Reads pods, nodes, namespaces, claims, volumes and storage classes through
+//! watches. Writes bindings, the `PodScheduled` condition of pods it cannot
+//! place, which volume or node a waiting claim gets, and events.
 //!
 //! Deciding is pure: [`place::place`] takes a pod and a picture of the cluster
 //! ([`cluster::Cluster`]) and returns a node's name or a refusal per node. The
@@ -9,7 +10,7 @@
 //! is better). Acting is thin: `run` feeds the picture from watches and keeps
 //! the queue, `bind` writes to the API.
 //!
-//! Left out: preemption, volume topology, percentage sampling of nodes.
+//! Left out: preemption, percentage sampling of nodes.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -23,6 +24,7 @@ pub mod filter;
 pub mod place;
 pub mod score;
 pub mod spread;
+pub mod volumes;
 
 mod bind;
 mod queue;

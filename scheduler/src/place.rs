@@ -13,11 +13,17 @@ use crate::spread::Spread;
 pub struct Unschedulable {
     /// Refusals by node.
     pub refusals: BTreeMap<String, Vec<Refusal>>,
+    /// What keeps the pod from every node; then there are no refusals, but so
+    /// many nodes.
+    pub problem: Option<(String, usize)>,
 }
 
 impl std::fmt::Display for Unschedulable {
     /// Upstream's sentence: `0/3 nodes are available: 1 Insufficient cpu, 2 ….`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((problem, nodes)) = &self.problem {
+            return write!(f, "0/{nodes} nodes are available: {problem}.");
+        }
         if self.refusals.is_empty() {
             return f.write_str("no nodes available to schedule pods");
         }
@@ -36,10 +42,17 @@ impl std::fmt::Display for Unschedulable {
 pub fn place(pod: &PodInfo, cluster: &Cluster) -> Result<String, Unschedulable> {
     let affinity = Affinity::of(pod, cluster);
     let spread = Spread::of(pod, cluster);
+    let volumes = cluster.volumes();
+    let wants = volumes.wants(pod, cluster).map_err(|problem| Unschedulable {
+        refusals: BTreeMap::new(),
+        problem: Some((problem, cluster.nodes().len())),
+    })?;
     let mut fits = Vec::new();
     let mut refusals = BTreeMap::new();
     for node in cluster.nodes() {
-        match filter(pod, node, &affinity, &spread) {
+        let refused = filter(pod, node, &affinity, &spread)
+            .and_then(|()| volumes.filter(&wants, node).map_err(|refusal| vec![refusal]));
+        match refused {
             Ok(()) => fits.push(node),
             Err(refused) => {
                 refusals.insert(node.name.clone(), refused);
@@ -49,7 +62,7 @@ pub fn place(pod: &PodInfo, cluster: &Cluster) -> Result<String, Unschedulable> 
     let scores = score(pod, &fits, &affinity, &spread);
     // Ties go to the first name, so replaying a decision repeats it.
     let best = fits.iter().zip(scores).rev().max_by_key(|(_, score)| *score);
-    best.map(|(node, _)| node.name.clone()).ok_or(Unschedulable { refusals })
+    best.map(|(node, _)| node.name.clone()).ok_or(Unschedulable { refusals, problem: None })
 }
 
 #[cfg(test)]

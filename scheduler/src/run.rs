@@ -5,23 +5,27 @@
 //! cluster. Bindings are written beside it; one that fails gives its room back
 //! and its pod another turn.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::SCHEDULER_NAME;
 use crate::bind::Binder;
 use crate::cluster::{Cluster, PodInfo};
 use crate::place::place;
 use crate::queue::Queue;
+use crate::volumes::{Choice, ClaimKey};
 
 /// Bindings and refusals being written at once. More wait for their turn; the
 /// decisions are already taken then, so nothing is placed twice.
@@ -34,6 +38,11 @@ enum News {
     Pod(Box<watcher::Event<Pod>>),
     Node(Box<watcher::Event<Node>>),
     Namespace(Box<watcher::Event<Namespace>>),
+    Claim(Box<watcher::Event<DynamicObject>>),
+    Volume(Box<watcher::Event<DynamicObject>>),
+    Class(Box<watcher::Event<DynamicObject>>),
+    /// How a pod's claims are to be served was not written.
+    NotChosen(Arc<PodInfo>, Vec<ClaimKey>),
     /// A binding was not written, and may be tried again.
     NotBound(Arc<PodInfo>),
     /// A binding was refused because the pod is gone.
@@ -60,7 +69,16 @@ pub async fn run(client: Client, cancel: CancellationToken) -> anyhow::Result<()
         News::Namespace,
         news_tx.clone(),
     ));
+    // Claims and volumes change rarely: one machinery of a watch serves all.
+    let mut storage = |resource: ApiResource, wrap| {
+        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
+        tasks.spawn(forward(api, watcher::Config::default(), wrap, news_tx.clone()));
+    };
+    storage(ApiResource::erase::<PersistentVolumeClaim>(&()), News::Claim);
+    storage(ApiResource::erase::<PersistentVolume>(&()), News::Volume);
+    storage(ApiResource::erase::<StorageClass>(&()), News::Class);
     let scheduler = Scheduler {
+        waiting: HashMap::new(),
         cluster: Cluster::default(),
         queue: Queue::default(),
         synced: Synced::default(),
@@ -98,16 +116,36 @@ async fn forward<K>(
     }
 }
 
+/// Reads an object as its type. The API server has checked it, so one that
+/// cannot be read is a mistake of ours, reported and left out.
+fn typed<K: serde::de::DeserializeOwned>(object: DynamicObject) -> Option<K> {
+    let name = object.metadata.name.clone();
+    let read = serde_json::to_value(object).and_then(K::deserialize);
+    read.inspect_err(|error| error!(?name, %error, "an object is not of its type")).ok()
+}
+
 /// Which kinds have been listed once: no decision is taken on half a picture.
 #[derive(Default)]
 struct Synced {
     pods: bool,
     nodes: bool,
     namespaces: bool,
+    claims: bool,
+    volumes: bool,
+    classes: bool,
+}
+
+impl Synced {
+    fn all(&self) -> bool {
+        let storage = self.claims && self.volumes && self.classes;
+        self.pods && self.nodes && self.namespaces && storage
+    }
 }
 
 struct Scheduler {
     cluster: Cluster,
+    /// Pods that have a node and wait there for their claims, by uid.
+    waiting: HashMap<String, (Arc<PodInfo>, String)>,
     queue: Queue,
     synced: Synced,
     binder: Binder,
@@ -148,7 +186,7 @@ impl Scheduler {
     }
 
     fn place_ready(&mut self) {
-        if !(self.synced.pods && self.synced.nodes && self.synced.namespaces) {
+        if !self.synced.all() {
             return;
         }
         while let Some(pod) = self.queue.pop() {
@@ -161,7 +199,63 @@ impl Scheduler {
 
     fn assume_and_bind(&mut self, pod: Arc<PodInfo>, node: String) {
         let assumed = Arc::new(PodInfo { node: Some(node.clone()), ..(*pod).clone() });
+        let volumes = self.cluster.volumes();
+        let wants = volumes.wants(&pod, &self.cluster).unwrap_or_default();
+        let must_wait = wants.must_wait();
+        let choices = (self.cluster.node(&node))
+            .and_then(|node| volumes.choose(&wants, node).ok())
+            .unwrap_or_default();
+        self.cluster.volumes_mut().promise(&node, &choices);
         self.cluster.upsert_pod(assumed);
+        if must_wait {
+            self.waiting.insert(pod.uid.clone(), (pod.clone(), node));
+            self.choose(pod, choices);
+        } else {
+            self.bind(pod, node);
+        }
+    }
+
+    /// Has it written how the pod's claims are to be served.
+    fn choose(&mut self, pod: Arc<PodInfo>, choices: Vec<Choice>) {
+        if choices.is_empty() {
+            return;
+        }
+        let (binder, permits, news_tx) =
+            (self.binder.clone(), self.permits.clone(), self.news_tx.clone());
+        self.writes.spawn(async move {
+            let Ok(_permit) = permits.acquire_owned().await else { return };
+            if let Err(error) = binder.choose(&choices).await {
+                debug!(pod = %pod.name, namespace = %pod.namespace, %error, "choice of volumes refused");
+                let claims = choices.iter().map(Choice::claim).collect();
+                // A closed channel means that we are stopping.
+                let _ = news_tx.send(News::NotChosen(pod, claims)).await;
+            }
+        });
+    }
+
+    /// Binds the pods whose claims are served now, and takes back the nodes of
+    /// those whose claims will not be.
+    fn settle_waiting(&mut self) {
+        let waiting: Vec<_> = self.waiting.values().cloned().collect();
+        for (pod, node) in waiting {
+            let volumes = self.cluster.volumes();
+            let wants = volumes.wants(&pod, &self.cluster);
+            let served = wants.as_ref().is_ok_and(|wants| {
+                let here = self.cluster.node(&node);
+                !wants.must_wait() && here.is_some_and(|node| volumes.filter(wants, node).is_ok())
+            });
+            if served {
+                self.waiting.remove(&pod.uid);
+                self.bind(pod, node);
+            } else if !volumes.is_promised(&pod) {
+                self.waiting.remove(&pod.uid);
+                self.cluster.remove_pod(&pod.uid);
+                self.queue.delay(pod, Instant::now());
+            }
+        }
+    }
+
+    fn bind(&mut self, pod: Arc<PodInfo>, node: String) {
         let (binder, permits, news_tx) =
             (self.binder.clone(), self.permits.clone(), self.news_tx.clone());
         self.writes.spawn(async move {
@@ -200,6 +294,64 @@ impl Scheduler {
             News::Pod(event) => self.take_in_pod(*event),
             News::Node(event) => self.take_in_node(*event),
             News::Namespace(event) => self.take_in_namespace(*event),
+            News::Claim(event) => {
+                let volumes = self.cluster.volumes_mut();
+                match *event {
+                    watcher::Event::Init => {
+                        volumes.clear_claims();
+                        self.synced.claims = false;
+                    }
+                    watcher::Event::InitDone => self.synced.claims = true,
+                    watcher::Event::Apply(claim) | watcher::Event::InitApply(claim) => {
+                        typed(claim).into_iter().for_each(|claim| volumes.upsert_claim(claim));
+                    }
+                    watcher::Event::Delete(claim) => {
+                        typed(claim).iter().for_each(|claim| volumes.remove_claim(claim));
+                    }
+                }
+                self.storage_changed();
+            }
+            News::Volume(event) => {
+                let volumes = self.cluster.volumes_mut();
+                match *event {
+                    watcher::Event::Init => {
+                        volumes.clear_volumes();
+                        self.synced.volumes = false;
+                    }
+                    watcher::Event::InitDone => self.synced.volumes = true,
+                    watcher::Event::Apply(volume) | watcher::Event::InitApply(volume) => {
+                        typed(volume).into_iter().for_each(|volume| volumes.upsert_volume(volume));
+                    }
+                    watcher::Event::Delete(volume) => {
+                        volumes.remove_volume(&volume.metadata.name.unwrap_or_default());
+                    }
+                }
+                self.storage_changed();
+            }
+            News::Class(event) => {
+                let volumes = self.cluster.volumes_mut();
+                match *event {
+                    watcher::Event::Init => {
+                        volumes.clear_classes();
+                        self.synced.classes = false;
+                    }
+                    watcher::Event::InitDone => self.synced.classes = true,
+                    watcher::Event::Apply(class) | watcher::Event::InitApply(class) => {
+                        typed(class).into_iter().for_each(|class| volumes.upsert_class(class));
+                    }
+                    watcher::Event::Delete(class) => {
+                        volumes.remove_class(&class.metadata.name.unwrap_or_default());
+                    }
+                }
+                self.storage_changed();
+            }
+            News::NotChosen(pod, claims) => {
+                self.cluster.volumes_mut().break_promises(claims);
+                if self.waiting.remove(&pod.uid).is_some() {
+                    self.cluster.remove_pod(&pod.uid);
+                    self.queue.delay(pod, Instant::now());
+                }
+            }
             News::Gone(pod) => {
                 self.cluster.remove_pod(&pod.uid);
             }
@@ -207,6 +359,15 @@ impl Scheduler {
                 self.cluster.remove_pod(&pod.uid);
                 self.queue.delay(pod, Instant::now());
             }
+        }
+    }
+
+    /// A claim may be served now that was not before.
+    fn storage_changed(&mut self) {
+        // While a list is coming in, what is missing may only be late.
+        if self.synced.all() {
+            self.settle_waiting();
+            self.queue.wake_parked();
         }
     }
 
@@ -220,12 +381,14 @@ impl Scheduler {
                     self.cluster.remove_pod(uid);
                 });
                 self.queue = Queue::default();
+                self.waiting.clear();
             }
             watcher::Event::InitDone => self.synced.pods = true,
             watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => self.upsert_pod(&pod),
             watcher::Event::Delete(pod) => {
                 let uid = pod.metadata.uid.unwrap_or_default();
                 self.queue.remove(&uid);
+                self.waiting.remove(&uid);
                 if self.cluster.remove_pod(&uid) {
                     self.queue.wake_parked();
                 }

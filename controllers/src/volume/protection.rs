@@ -50,10 +50,10 @@ fn plan(deleting: bool, protected: bool, used: bool) -> Plan {
 /// agent will not start it with a claim that is going.
 fn claims_used(pod: &Pod) -> impl Iterator<Item = Key> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let namespace = meta::namespace(&pod.metadata);
+    let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
     volumes
         .filter(|_| !pods::node_name(pod).is_empty())
-        .filter_map(move |volume| Some(Key::new(namespace, &claim_name(pod, volume)?)))
+        .filter_map(move |volume| Some(Key::new(namespace, &claim_name(name, volume)?)))
 }
 
 impl ClaimProtection {
