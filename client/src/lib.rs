@@ -1,0 +1,26 @@
+//! Typed objects over an untyped wire: how every component talks to the API.
+//!
+//! `kube` compiles all that lies between a socket and an object, the JSON
+//! reader, the list, the watch and its events, once for every kind and every
+//! crate, which is megabytes of the program. Here everything on the wire is a
+//! JSON value, whatever its kind, and an object becomes its type at the edge.
+//! The price is one more walk over an object that has crossed a process or a
+//! network anyway.
+//!
+//! [`Api`] has those calls of [`kube::Api`] that we use, under the same names,
+//! with the same parameters and errors. [`watch()`] is `kube`'s `watcher`.
+//!
+//! Left out: objects whose kind is known only at run time, and metadata alone.
+//! For them `kube` has `Api<DynamicObject>` and `PartialObjectMeta`, which are
+//! compiled once as they are.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod api;
+mod watch;
+
+pub use api::Api;
+pub use watch::{watch, watch_with};
+
+#[cfg(test)]
+mod tests;
