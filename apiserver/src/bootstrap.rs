@@ -1,5 +1,5 @@
 //! What every cluster starts with: namespaces, the API's own Service, the DNS
-//! Service, the system priority classes.
+//! Service, the system priority classes, the storage class of local folders.
 //!
 //! Goes through the API like everybody else. Each object is compared with what
 //! is there and written only where it differs, so a restart writes nothing
@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use http::{Method, Request};
 use kube::Client;
 use serde_json::{Value, json};
+use skiff_api::volume::{DEFAULT_CLASS, LOCAL_PROVISIONER, WAIT_FOR_CONSUMER};
 
 use crate::config::Config;
 
@@ -18,6 +19,14 @@ struct Desired {
     /// Path of its collection.
     collection: &'static str,
     object: Value,
+    /// Made once; from then on it is the user's.
+    once: bool,
+}
+
+impl Desired {
+    fn new(collection: &'static str, object: Value) -> Self {
+        Self { collection, object, once: false }
+    }
 }
 
 /// Writes what is missing or differs.
@@ -36,26 +45,24 @@ pub(crate) async fn ensure(
 fn plan(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
     let mut plan: Vec<Desired> = ["default", "kube-system", "kube-public", "kube-node-lease"]
         .into_iter()
-        .map(|name| Desired {
-            collection: "/api/v1/namespaces",
-            object: json!({"metadata": {"name": name}}),
-        })
+        .map(|name| Desired::new("/api/v1/namespaces", json!({"metadata": {"name": name}})))
         .collect();
     for (name, value, what) in [
         ("system-cluster-critical", 2_000_000_000, "cluster"),
         ("system-node-critical", 2_000_001_000, "node"),
     ] {
-        plan.push(Desired {
-            collection: "/apis/scheduling.k8s.io/v1/priorityclasses",
-            object: json!({
+        plan.push(Desired::new(
+            "/apis/scheduling.k8s.io/v1/priorityclasses",
+            json!({
                 "metadata": {"name": name},
                 "value": value,
                 "description": format!("Used for system critical pods that must run in the cluster, and must not be moved from their {what}."),
             }),
-        });
+        ));
     }
     plan.extend(kubernetes_service(config, advertise));
     plan.push(dns_service(config));
+    plan.push(local_class());
     plan
 }
 
@@ -72,7 +79,7 @@ fn kubernetes_service(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
     });
-    let service = Desired { collection: "/api/v1/namespaces/default/services", object: service };
+    let service = Desired::new("/api/v1/namespaces/default/services", service);
     if address.is_loopback() {
         // No pod reaches it, and the API refuses it in endpoints.
         tracing::warn!(%address, "the advertised address is a loopback one: pods cannot reach the API");
@@ -93,19 +100,16 @@ fn kubernetes_service(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
     });
     vec![
         service,
-        Desired { collection: "/api/v1/namespaces/default/endpoints", object: endpoints },
-        Desired {
-            collection: "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
-            object: slice,
-        },
+        Desired::new("/api/v1/namespaces/default/endpoints", endpoints),
+        Desired::new("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice),
     ]
 }
 
 /// kube-system/kube-dns: holds the address at which every node answers DNS.
 fn dns_service(config: &Config) -> Desired {
-    Desired {
-        collection: "/api/v1/namespaces/kube-system/services",
-        object: json!({
+    Desired::new(
+        "/api/v1/namespaces/kube-system/services",
+        json!({
             "metadata": {
                 "name": "kube-dns",
                 "labels": {
@@ -123,7 +127,19 @@ fn dns_service(config: &Config) -> Desired {
                 ],
             },
         }),
-    }
+    )
+}
+
+/// The class of volumes that are folders on nodes, which claims without a class
+/// get.
+fn local_class() -> Desired {
+    let class = json!({
+        "metadata": {"name": "local", "annotations": {DEFAULT_CLASS: "true"}},
+        "provisioner": LOCAL_PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": WAIT_FOR_CONSUMER,
+    });
+    Desired { once: true, ..Desired::new("/apis/storage.k8s.io/v1/storageclasses", class) }
 }
 
 async fn apply(client: &Client, desired: &Desired) -> Result<(), kube::Error> {
@@ -144,6 +160,7 @@ async fn apply(client: &Client, desired: &Desired) -> Result<(), kube::Error> {
                 }
             }
         }
+        Some(_) if desired.once => {}
         Some(observed) if contains(&observed, &desired.object) => {}
         Some(_) => {
             tracing::info!(path, "is not as it should be, writing it anew");

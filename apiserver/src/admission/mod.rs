@@ -17,6 +17,7 @@ mod priority;
 mod rbac_escalation;
 mod resource_quota;
 mod service_account;
+mod storage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -164,10 +165,13 @@ impl Chain {
             Box::new(priority::Priority),
             Box::new(pod_defaults::DefaultTolerationSeconds),
             Box::new(pod_defaults::TaintNewNodes),
+            Box::new(storage::DefaultStorageClass),
+            Box::new(storage::StorageInUseProtection),
             Box::new(certificates::Requester),
             Box::new(limit_ranger::LimitRanger),
             Box::new(certificates::Approval),
             Box::new(rbac_escalation::RbacEscalation),
+            Box::new(storage::ClaimResize),
             // Last, so that only what everybody else lets through is counted.
             Box::new(resource_quota::ResourceQuota),
         ];

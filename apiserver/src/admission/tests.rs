@@ -261,3 +261,55 @@ async fn requesters_are_written_by_us() {
     let refused = admit(&chain, &jane, &approve, Some(&stored), stored.clone()).await;
     assert!(refused.unwrap_err().contains("not permitted to approve"));
 }
+
+#[tokio::test]
+async fn claims_get_the_default_class_and_protection() {
+    let class = |name: &str, default: &str, made: &str| {
+        let annotations = json!({ "storageclass.kubernetes.io/is-default-class": default });
+        let meta = json!({ "name": name, "annotations": annotations, "creationTimestamp": made });
+        ("storage.k8s.io", "storageclasses", json!({ "metadata": meta }))
+    };
+    let chain = chain(&[
+        namespace("a", false),
+        class("old", "true", "2026-01-01T00:00:00Z"),
+        class("new", "true", "2026-02-01T00:00:00Z"),
+        class("newest", "false", "2026-03-01T00:00:00Z"),
+    ])
+    .await;
+    let user = UserInfo::new("u", ["system:authenticated"]);
+    let path = "/api/v1/namespaces/a/persistentvolumeclaims";
+    let info = info(http::Method::POST, path, "data");
+    let cases = [
+        (json!({}), json!("new")),
+        (json!({ "storageClassName": "" }), json!("")),
+        (json!({ "storageClassName": "old" }), json!("old")),
+    ];
+    for (spec, expected) in cases {
+        let claim = json!({ "metadata": { "name": "data" }, "spec": spec });
+        let claim = admit(&chain, &user, &info, None, claim).await.unwrap();
+        assert_eq!(claim["spec"]["storageClassName"], expected);
+        assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    }
+}
+
+#[tokio::test]
+async fn only_claims_of_a_class_that_says_so_grow() {
+    let class = |name: &str, grows: bool| {
+        let class = json!({ "metadata": { "name": name }, "allowVolumeExpansion": grows });
+        ("storage.k8s.io", "storageclasses", class)
+    };
+    let chain = chain(&[namespace("a", false), class("yes", true), class("no", false)]).await;
+    let user = UserInfo::new("u", ["system:authenticated"]);
+    let path = "/api/v1/namespaces/a/persistentvolumeclaims/data";
+    let info = info(http::Method::PUT, path, "data");
+    let claim = |class: &str, size: &str| {
+        json!({ "metadata": { "name": "data" },
+                "spec": { "storageClassName": class, "resources": { "requests": { "storage": size } } } })
+    };
+    for (class, size, allowed) in [("yes", "2Gi", true), ("no", "2Gi", false), ("no", "1Gi", true)]
+    {
+        let old = claim(class, "1Gi");
+        let admitted = admit(&chain, &user, &info, Some(&old), claim(class, size)).await;
+        assert_eq!(admitted.is_ok(), allowed, "{class} {size}: {admitted:?}");
+    }
+}
