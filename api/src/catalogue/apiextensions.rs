@@ -38,6 +38,8 @@ impl Behaviour for Absent {
 
     fn prepare_update(&self, _: &mut Value, _: &Value, _: Part) {}
 
+    fn restrict(&self, _: &mut Value, _: Part) {}
+
     fn validate_create(&self, _: &Value) -> Vec<FieldError> {
         Vec::new()
     }

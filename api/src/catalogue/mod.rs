@@ -307,6 +307,10 @@ pub trait Behaviour: Send + Sync {
     /// advances `metadata.generation` when the desired state changed.
     fn prepare_update(&self, object: &mut Value, old: &Value, part: Part);
 
+    /// Leaves of an applied configuration what this part may write, so that
+    /// nobody comes to own what is ignored.
+    fn restrict(&self, config: &mut Value, part: Part);
+
     /// All rules a new object breaks; empty when it is valid.
     fn validate_create(&self, object: &Value) -> Vec<FieldError>;
 

@@ -109,6 +109,40 @@ pub(super) fn update(object: &mut Value, old: &Value, part: Part, rules: &Rules)
     }
 }
 
+/// See [`super::Behaviour::restrict`].
+pub(super) fn restrict(config: &mut Value, part: Part, rules: &Rules) {
+    let Value::Object(map) = config else { return };
+    let about = |key: &str| matches!(key, "metadata" | "apiVersion" | "kind");
+    match part {
+        Part::Main => {
+            if rules.status {
+                map.remove("status");
+            }
+        }
+        Part::Status => {
+            map.retain(|key, _| about(key) || key == "status");
+            for field in kept_by_status(rules) {
+                metadata(map).remove(*field);
+            }
+        }
+        Part::Other(name) => {
+            let Some([outer, inner]) = corner(name) else { return };
+            map.retain(|key, _| about(key) || key == outer);
+            if let Some(Value::Object(outer)) = map.get_mut(outer) {
+                outer.retain(|key, _| key == inner);
+            }
+            metadata(map).retain(|key, _| {
+                matches!(key.as_str(), "name" | "namespace" | "uid" | "resourceVersion")
+            });
+        }
+    }
+}
+
+/// What of the metadata the status part leaves alone.
+fn kept_by_status(rules: &Rules) -> &'static [&'static str] {
+    if rules.status_keeps_labels { &["ownerReferences", "labels"] } else { &["ownerReferences"] }
+}
+
 fn keep_all_but_status(map: &mut Map<String, Value>, old: &Map<String, Value>, rules: &Rules) {
     map.retain(|key, _| matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
     for (key, value) in old {
@@ -118,12 +152,7 @@ fn keep_all_but_status(map: &mut Map<String, Value>, old: &Map<String, Value>, r
     }
     let old_metadata = old.get("metadata").and_then(Value::as_object);
     let fresh = metadata(map);
-    let kept: &[&str] = if rules.status_keeps_labels {
-        &["ownerReferences", "labels"]
-    } else {
-        &["ownerReferences"]
-    };
-    for field in kept {
+    for field in kept_by_status(rules) {
         match old_metadata.and_then(|old| old.get(*field)) {
             Some(value) => fresh.insert((*field).into(), value.clone()),
             None => fresh.remove(*field),
@@ -131,16 +160,23 @@ fn keep_all_but_status(map: &mut Map<String, Value>, old: &Map<String, Value>, r
     }
 }
 
+/// The corner of an object that a subresource writes.
+fn corner(part: &str) -> Option<[&'static str; 2]> {
+    match part {
+        "ephemeralcontainers" => Some(["spec", "ephemeralContainers"]),
+        "finalize" => Some(["spec", "finalizers"]),
+        "approval" => Some(["status", "conditions"]),
+        _ => None,
+    }
+}
+
 /// Subresources that write one corner of an object. Names without a rule of
 /// their own (`scale`, `binding`) write what they were given to write.
 fn keep_all_but(map: &mut Map<String, Value>, old: &Map<String, Value>, part: &str) {
-    let corner: &[&str] = match part {
-        "ephemeralcontainers" => &["spec", "ephemeralContainers"],
-        "finalize" => &["spec", "finalizers"],
-        "approval" => &["status", "conditions"],
-        "resize" => return resize(map, old),
-        _ => return,
-    };
+    if part == "resize" {
+        return resize(map, old);
+    }
+    let Some(corner) = corner(part) else { return };
     let wanted = map.get(corner[0]).and_then(|outer| outer.get(corner[1])).cloned();
     let version = map.get("metadata").and_then(|m| m.get("resourceVersion")).cloned();
     map.clone_from(old);
@@ -251,6 +287,37 @@ mod tests {
         for (name, part, mut new, expected) in cases {
             update(&mut new, &old, part, &Rules::FULL);
             assert_eq!(new, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_says_nothing_of_other_parts() {
+        let config = json!({"kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}, "ownerReferences": []},
+            "spec": {"finalizers": [], "nodeName": "n"}, "status": {"phase": "x"}});
+        let labels = Rules { status_keeps_labels: true, ..Rules::STATUS };
+        let cases = [
+            (Part::Main, Rules::PLAIN, config.clone()),
+            (
+                Part::Main,
+                Rules::STATUS,
+                json!({"kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}, "ownerReferences": []},
+                    "spec": {"finalizers": [], "nodeName": "n"}}),
+            ),
+            (
+                Part::Status,
+                labels,
+                json!({"kind": "Pod", "metadata": {"name": "p"}, "status": {"phase": "x"}}),
+            ),
+            (
+                Part::Other("finalize"),
+                Rules::STATUS,
+                json!({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"finalizers": []}}),
+            ),
+        ];
+        for (part, rules, expected) in cases {
+            let mut restricted = config.clone();
+            restrict(&mut restricted, part, &rules);
+            assert_eq!(restricted, expected, "{part:?}");
         }
     }
 

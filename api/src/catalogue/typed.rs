@@ -87,6 +87,10 @@ where
         prepare::update(object, old, part, &self.rules);
     }
 
+    fn restrict(&self, config: &mut Value, part: Part) {
+        prepare::restrict(config, part, &self.rules);
+    }
+
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let Some(validate) = self.validate else { return create_meta(object) };
         match read::<T>(object) {
