@@ -17,6 +17,7 @@ use http::{Method, Request, Response, header};
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
+use crate::admission::Notes;
 use crate::authn::{self, Authenticator, Peer};
 use crate::authz::{self, Attributes, Authorizer};
 use crate::compress;
@@ -167,13 +168,17 @@ impl State {
         } else {
             std::mem::take(&mut parts.headers)
         };
-        let call =
-            Call { info, user, resource, stored: resource.stored(), options, output, headers };
-        let warning = resource.legacy.and_then(|legacy| legacy.warning);
-        let mut response = self.registry.serve(call, parts, body).await?;
-        if let Some(warning) = warning {
-            registry::warn(response.headers_mut(), &[warning.to_owned()]);
+        let stored = resource.stored();
+        let notes = Arc::new(Notes::default());
+        let noted = Arc::clone(&notes);
+        let call = Call { info, user, resource, stored, options, output, headers, notes };
+        if let Some(warning) = resource.legacy.and_then(|legacy| legacy.warning) {
+            noted.warn(warning);
         }
+        let served = self.registry.serve(call, parts, body).await;
+        // Who is refused hears the warnings too.
+        let mut response = served.unwrap_or_else(ApiError::into_response);
+        registry::warn(response.headers_mut(), &noted.warnings());
         Ok(response)
     }
 

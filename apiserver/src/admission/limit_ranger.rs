@@ -1,11 +1,23 @@
 //! LimitRanger: a namespace's LimitRanges fill in and bound what pods and
 //! claims ask for.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use skiff_api::quantity::Quantity;
+use skiff_api::quota;
 
 use super::{Attributes, Context, Operation, Plugin, items};
 use crate::status::ApiError;
+
+/// Says on a pod what was filled in, as upstream.
+const ANNOTATION: &str = "kubernetes.io/limit-ranger";
+
+const LISTS: [(&str, &str); 2] =
+    [("containers", "container"), ("initContainers", "init container")];
+
+/// Where a container's amounts stand, where a limit's defaults for them, and
+/// what the annotation calls them.
+const SIDES: [(&str, &str, &str); 2] =
+    [("requests", "defaultRequest", "request"), ("limits", "default", "limit")];
 
 pub(super) struct LimitRanger;
 
@@ -19,17 +31,31 @@ impl Plugin for LimitRanger {
         if !request.creates("", "pods") {
             return Ok(());
         }
+        let mut set = Vec::new();
         for range in context.objects.list("", "limitranges", &request.info.namespace) {
             for limit in
                 items(&range["spec"]["limits"]).filter(|limit| limit["type"] == "Container")
             {
-                for list in ["initContainers", "containers"] {
+                for (list, what) in LISTS {
                     for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
-                        fill(container, "limits", &limit["default"]);
-                        fill(container, "requests", &limit["defaultRequest"]);
+                        for (side, defaults, word) in SIDES {
+                            let filled = fill(container, side, &limit[defaults]);
+                            if !filled.is_empty() {
+                                let name = container["name"].as_str().unwrap_or_default();
+                                let filled = filled.join(", ");
+                                set.push(format!("{filled} {word} for {what} {name}"));
+                            }
+                        }
                     }
                 }
             }
+        }
+        if !set.is_empty() {
+            let annotations = &mut pod["metadata"]["annotations"];
+            if annotations.is_null() {
+                *annotations = json!({});
+            }
+            annotations[ANNOTATION] = json!(format!("LimitRanger plugin set: {}", set.join("; ")));
         }
         Ok(())
     }
@@ -42,7 +68,8 @@ impl Plugin for LimitRanger {
     ) -> Result<(), ApiError> {
         let claim = request.is("", "persistentvolumeclaims")
             && matches!(request.operation, Operation::Create | Operation::Update);
-        if !claim && !request.creates("", "pods") {
+        let resize = request.operation == Operation::Update && request.is("", "pods/resize");
+        if !claim && !resize && !request.creates("", "pods") {
             return Ok(());
         }
         let mut broken = Vec::new();
@@ -72,10 +99,10 @@ impl Plugin for LimitRanger {
     }
 }
 
-/// Puts defaults in where a container says nothing about a resource.
-fn fill(container: &mut Value, side: &str, defaults: &Value) {
+/// Puts defaults in where a container says nothing about a resource; which.
+fn fill(container: &mut Value, side: &str, defaults: &Value) -> Vec<String> {
     let Some(defaults) = defaults.as_object().filter(|defaults| !defaults.is_empty()) else {
-        return;
+        return Vec::new();
     };
     if container["resources"].is_null() {
         container["resources"] = json!({});
@@ -83,34 +110,22 @@ fn fill(container: &mut Value, side: &str, defaults: &Value) {
     if container["resources"][side].is_null() {
         container["resources"][side] = json!({});
     }
-    let Some(own) = container["resources"][side].as_object_mut() else { return };
+    let Some(own) = container["resources"][side].as_object_mut() else { return Vec::new() };
+    let mut filled = Vec::new();
     for (resource, value) in defaults {
-        own.entry(resource.clone()).or_insert_with(|| value.clone());
+        if !own.contains_key(resource) {
+            own.insert(resource.clone(), value.clone());
+            filled.push(resource.clone());
+        }
     }
+    filled.sort();
+    filled
 }
 
-/// Requests and limits of a whole pod: the sum of its containers, or the
-/// largest init container, which runs alone.
+/// Requests and limits of a whole pod.
 fn pod_sum(pod: &Value) -> Value {
-    let mut total = json!({});
-    for side in ["requests", "limits"] {
-        let mut sums: std::collections::BTreeMap<String, Quantity> = Default::default();
-        for container in items(&pod["spec"]["containers"]) {
-            for (resource, value) in amounts(&container["resources"][side]) {
-                *sums.entry(resource).or_default() += value;
-            }
-        }
-        for container in items(&pod["spec"]["initContainers"]) {
-            for (resource, value) in amounts(&container["resources"][side]) {
-                let sum = sums.entry(resource).or_default();
-                *sum = (*sum).max(value);
-            }
-        }
-        let sums: Map<String, Value> =
-            sums.into_iter().map(|(resource, sum)| (resource, json!(sum.to_string()))).collect();
-        total[side] = Value::Object(sums);
-    }
-    total
+    let side = |side: &str| quota::render(&quota::amounts(pod, side, false));
+    json!({ "requests": side("requests"), "limits": side("limits") })
 }
 
 fn amounts(resources: &Value) -> impl Iterator<Item = (String, Quantity)> {
@@ -129,38 +144,31 @@ fn violations(limit: &Value, resources: &Value) -> Vec<String> {
     let mut broken = Vec::new();
     for (resource, min) in amounts(&limit["min"]) {
         let (request, cap) = (amount("requests", &resource), amount("limits", &resource));
-        match request {
-            None => broken.push(format!(
-                "minimum {resource} usage per {kind} is {min}. No request is specified"
-            )),
-            Some(request) if request < min => broken.push(format!(
-                "minimum {resource} usage per {kind} is {min}, but request is {request}"
-            )),
-            Some(_) => {}
-        }
-        if let Some(cap) = cap.filter(|cap| *cap < min) {
-            broken
-                .push(format!("minimum {resource} usage per {kind} is {min}, but limit is {cap}"));
+        let bound = format!("minimum {resource} usage per {kind} is {min}");
+        match (request, cap) {
+            (None, _) => broken.push(format!("{bound}.  No request is specified")),
+            (Some(request), _) if request < min => {
+                broken.push(format!("{bound}, but request is {request}"));
+            }
+            (_, Some(cap)) if cap < min => broken.push(format!("{bound}, but limit is {cap}")),
+            _ => {}
         }
     }
+    // A claim has no limits; what it requests is what it uses.
+    let claim = kind == "PersistentVolumeClaim";
     for (resource, max) in amounts(&limit["max"]) {
         let (request, cap) = (amount("requests", &resource), amount("limits", &resource));
-        // A claim has no limits; what it requests is what it uses.
-        let used = if kind == "PersistentVolumeClaim" { request } else { cap };
-        let word = if kind == "PersistentVolumeClaim" { "request" } else { "limit" };
-        match used {
-            None => broken.push(format!(
-                "maximum {resource} usage per {kind} is {max}. No {word} is specified"
-            )),
-            Some(used) if used > max => broken.push(format!(
-                "maximum {resource} usage per {kind} is {max}, but {word} is {used}"
-            )),
-            Some(_) => {}
-        }
-        if let Some(request) = request.filter(|request| *request > max && word == "limit") {
-            broken.push(format!(
-                "maximum {resource} usage per {kind} is {max}, but request is {request}"
-            ));
+        let bound = format!("maximum {resource} usage per {kind} is {max}");
+        match (request, cap) {
+            (None, _) if claim => broken.push(format!("{bound}.  No request is specified")),
+            (_, None) if !claim => broken.push(format!("{bound}.  No limit is specified")),
+            (_, Some(cap)) if !claim && cap > max => {
+                broken.push(format!("{bound}, but limit is {cap}"));
+            }
+            (Some(request), _) if request > max => {
+                broken.push(format!("{bound}, but request is {request}"));
+            }
+            _ => {}
         }
     }
     for (resource, ratio) in amounts(&limit["maxLimitRequestRatio"]) {
@@ -223,7 +231,8 @@ mod tests {
     #[test]
     fn defaults_fill_gaps_only() {
         let mut container = json!({ "resources": { "limits": { "cpu": "2" } } });
-        fill(&mut container, "limits", &json!({ "cpu": "1", "memory": "1Gi" }));
+        let filled = fill(&mut container, "limits", &json!({ "cpu": "1", "memory": "1Gi" }));
+        assert_eq!(filled, ["memory"]);
         assert_eq!(container["resources"]["limits"], json!({ "cpu": "2", "memory": "1Gi" }));
     }
 

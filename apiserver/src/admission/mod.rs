@@ -5,17 +5,21 @@
 //! edit, then, on the object's final form, all that refuse. A plug-in is pure
 //! but for looking at live objects through `Context`.
 //!
-//! Left out for now: webhooks, RuntimeClass and PodSecurity. Each is one more
-//! line in [`Chain::new`].
+//! ResourceQuota stands beside the chain: it is part of the commit.
+//!
+//! Left out for now: webhooks. They are one more line in [`Chain::new`].
 
 mod certificates;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod notes;
 mod pod_defaults;
+mod pod_security;
 mod priority;
 mod rbac_escalation;
-mod resource_quota;
+pub(crate) mod resource_quota;
+mod runtime_class;
 mod service_account;
 mod storage;
 
@@ -30,6 +34,8 @@ use crate::{
     status::ApiError,
     user::UserInfo,
 };
+
+pub use notes::Notes;
 
 /// How long the creation of a pod waits for its namespace's ServiceAccount,
 /// which a controller makes right after the namespace.
@@ -65,6 +71,8 @@ pub struct Attributes<'a> {
     pub old: Option<&'a Value>,
     /// Nothing will be written.
     pub dry_run: bool,
+    /// Takes warnings and annotations.
+    pub notes: &'a Notes,
 }
 
 impl Attributes<'_> {
@@ -153,6 +161,8 @@ trait Plugin: Send + Sync {
 pub struct Chain {
     context: Context,
     plugins: Vec<Box<dyn Plugin>>,
+    /// Who creates under quota next; quota itself is part of the commit.
+    pub(crate) quota_turns: resource_quota::Turns,
 }
 
 impl Chain {
@@ -162,20 +172,20 @@ impl Chain {
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(node_restriction::NodeRestriction),
             Box::new(service_account::ServiceAccount),
+            Box::new(pod_security::PodSecurity),
             Box::new(priority::Priority),
             Box::new(pod_defaults::DefaultTolerationSeconds),
             Box::new(pod_defaults::TaintNewNodes),
             Box::new(storage::DefaultStorageClass),
             Box::new(storage::StorageInUseProtection),
+            Box::new(runtime_class::RuntimeClass),
             Box::new(certificates::Requester),
             Box::new(limit_ranger::LimitRanger),
             Box::new(certificates::Approval),
             Box::new(rbac_escalation::RbacEscalation),
             Box::new(storage::ClaimResize),
-            // Last, so that only what everybody else lets through is counted.
-            Box::new(resource_quota::ResourceQuota),
         ];
-        Self { context: Context { objects, live }, plugins }
+        Self { context: Context { objects, live }, plugins, quota_turns: Default::default() }
     }
 
     /// Lets every mutating step edit the new object (for a deletion: the old

@@ -1,256 +1,161 @@
 //! ResourceQuota: a namespace holds no more than it was given.
 //!
-//! Usage is counted from the objects that are there now, not from the quota's
-//! status, so a controller that lags cannot let anything through. Two creates
-//! at the same moment may still pass together; closing that gap takes a
-//! compare on the quota in the write's transaction, which is not here yet.
+//! Not one plug-in among others but a part of the commit: what a write takes
+//! is added to `status.used` of its quotas in the transaction that writes the
+//! object, on the condition that the quotas are as they were when the sum was
+//! checked. So two writes at one moment cannot both take the last place, on
+//! whichever master, and a write that fails takes nothing. The quota
+//! controller gives back what deletions free.
 //!
-//! Counted are pods (number, requests, limits), and `count/…` of every kind
-//! with the old short names. Scopes select pods by `Terminating` and
-//! `BestEffort`; other scopes match nothing.
+//! Usage is read from the quota's status. Before anything is refused it is
+//! counted again from the objects themselves, so that a controller that lags
+//! refuses nobody; the same count stands in for a status that is not there
+//! yet.
 
-use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 
-use serde_json::Value;
-use skiff_api::quantity::Quantity;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skiff_api::catalogue;
+use skiff_api::quota::{self, Usage};
+use skiff_store::{Compare, Entry, KeyRange, Snapshot, Write};
+use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Attributes, Context, Operation, Plugin, items};
+use super::{Attributes, Operation};
+use crate::allocate::Plan;
+use crate::authn::objects;
+use crate::registry::object;
 use crate::status::ApiError;
 
-type Usage = BTreeMap<String, Quantity>;
+/// How many namespaces can create under quota at once in this process. More
+/// only means that two that share a turn wait for each other.
+const TURNS: usize = 64;
 
-pub(super) struct ResourceQuota;
+/// Lets creations under one quota go one after the other: they would otherwise
+/// all prepare their write and all but one of them in vain.
+pub(crate) struct Turns([Mutex<()>; TURNS]);
 
-impl Plugin for ResourceQuota {
-    fn validate(
+impl Default for Turns {
+    fn default() -> Self {
+        Self([const { Mutex::const_new(()) }; TURNS])
+    }
+}
+
+impl Turns {
+    /// Waits for the turn of this request, if it needs one.
+    pub(crate) async fn take(
         &self,
-        context: &Context,
+        snapshot: &Snapshot,
         request: &Attributes<'_>,
-        object: &Value,
-    ) -> Result<(), ApiError> {
-        let info = request.info;
-        if request.operation != Operation::Create
-            || info.namespace.is_empty()
-            || !info.subresource.is_empty()
-            || info.resource == "resourcequotas"
+    ) -> Option<MutexGuard<'_, ()>> {
+        let namespace = &request.info.namespace;
+        if request.dry_run || !is_charged(request) || entries(snapshot, namespace).is_empty() {
+            return None;
+        }
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(namespace);
+        let turn = usize::try_from(hash % TURNS as u64).unwrap_or_default();
+        Some(self.0[turn].lock().await)
+    }
+}
+
+/// What the write of `new` takes of the quotas of its namespace, or why it may
+/// not.
+pub(crate) fn plan(
+    snapshot: &Snapshot,
+    request: &Attributes<'_>,
+    new: &Value,
+) -> Result<Plan, ApiError> {
+    let mut plan = Plan::default();
+    if !is_charged(request) {
+        return Ok(plan);
+    }
+    let info = request.info;
+    let (group, resource) = (info.api_group.as_str(), info.resource.as_str());
+    let now = Timestamp::now();
+    for entry in entries(snapshot, &info.namespace) {
+        let mut quota = object::decode_entry(&entry)?;
+        let name = object::meta(&quota, "name").to_owned();
+        let spec = &quota["spec"];
+        let hard = quota::relevant(&quota::parse(&spec["hard"]), group, resource);
+        if hard.is_empty() || !quota::matches(spec, group, resource, new) {
+            continue;
+        }
+        if resource == "pods"
+            && group.is_empty()
+            && let Some(why) = quota::unspecified(&hard, new)
         {
-            return Ok(());
+            return Err(request.forbidden(format!("failed quota: {name}: {why}")));
         }
-        for quota in context.objects.list("", "resourcequotas", &info.namespace) {
-            let hard = parse(&quota["spec"]["hard"]);
-            let asked = usage_of(&info.api_group, &info.resource, object);
-            let touched: Vec<&String> =
-                hard.keys().filter(|key| asked.contains_key(*key)).collect();
-            let scopes = || scopes_of(&quota);
-            if info.resource == "pods" && !scopes().iter().all(|scope| in_scope(scope, object)) {
-                continue;
-            }
-            if info.resource == "pods" {
-                let missing = unspecified(&hard, object);
-                if !missing.is_empty() {
-                    let name = quota["metadata"]["name"].as_str().unwrap_or_default();
-                    return Err(request.forbidden(format!(
-                        "failed quota: {name}: must specify {}",
-                        missing.join(",")
-                    )));
-                }
-            }
-            if touched.is_empty() {
-                continue;
-            }
-            let mut used = Usage::new();
-            for other in context.objects.list(&info.api_group, &info.resource, &info.namespace) {
-                let counts = info.resource != "pods"
-                    || !is_finished(&other) && scopes().iter().all(|scope| in_scope(scope, &other));
-                if counts {
-                    for (key, value) in usage_of(&info.api_group, &info.resource, &other) {
-                        *used.entry(key).or_default() += value;
-                    }
-                }
-            }
-            let name = quota["metadata"]["name"].as_str().unwrap_or_default();
-            if let Some(why) = exceeded(name, &hard, &used, &asked) {
-                return Err(request.forbidden(why));
-            }
+        let asked = growth(request, new, &hard, now);
+        if asked.is_empty() {
+            continue;
         }
-        Ok(())
-    }
-}
-
-/// What is wrong if `asked` comes on top of `used`.
-fn exceeded(quota: &str, hard: &Usage, used: &Usage, asked: &Usage) -> Option<String> {
-    let zero = Quantity::default();
-    let over: Vec<(&String, Quantity, Quantity, Quantity)> = hard
-        .iter()
-        .filter_map(|(key, hard)| {
-            let asked = *asked.get(key)?;
-            let used = *used.get(key).unwrap_or(&zero);
-            (used + asked > *hard).then_some((key, asked, used, *hard))
-        })
-        .collect();
-    if over.is_empty() {
-        return None;
-    }
-    let list = |pick: fn(&(&String, Quantity, Quantity, Quantity)) -> Quantity| {
-        over.iter().map(|row| format!("{}={}", row.0, pick(row))).collect::<Vec<_>>().join(",")
-    };
-    Some(format!(
-        "exceeded quota: {quota}, requested: {}, used: {}, limited: {}",
-        list(|row| row.1),
-        list(|row| row.2),
-        list(|row| row.3)
-    ))
-}
-
-fn parse(amounts: &Value) -> Usage {
-    amounts
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.parse().ok()?)))
-        .collect()
-}
-
-fn usage_of(group: &str, resource: &str, object: &Value) -> Usage {
-    let one = Quantity::from_units(1);
-    let qualified =
-        if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
-    let mut usage = Usage::from([(format!("count/{qualified}"), one)]);
-    if group.is_empty() {
-        usage.insert(resource.to_owned(), one);
-    }
-    match (group, resource) {
-        ("", "pods") => {
-            for side in ["requests", "limits"] {
-                for (name, amount) in pod_amounts(object, side) {
-                    if side == "requests" && matches!(name.as_str(), "cpu" | "memory") {
-                        usage.insert(name.clone(), amount);
-                    }
-                    usage.insert(format!("{side}.{name}"), amount);
-                }
+        let count = || -> Result<Usage, ApiError> {
+            let prefix = objects::key(group, resource, &info.namespace, "");
+            let mut others = Vec::new();
+            for entry in snapshot.range(&KeyRange::prefix(&prefix)) {
+                others.push(object::decode_entry(entry)?);
             }
-        }
-        ("", "persistentvolumeclaims") => {
-            if let Some(storage) = parse(&object["spec"]["resources"]["requests"]).get("storage") {
-                usage.insert("requests.storage".to_owned(), *storage);
-            }
-        }
-        ("", "services") => {
-            let kind = object["spec"]["type"].as_str().unwrap_or_default();
-            let ports = i64::try_from(items(&object["spec"]["ports"]).count()).unwrap_or(i64::MAX);
-            if kind == "LoadBalancer" {
-                usage.insert("services.loadbalancers".to_owned(), one);
-            }
-            if matches!(kind, "LoadBalancer" | "NodePort") {
-                usage.insert("services.nodeports".to_owned(), Quantity::from_units(ports));
-            }
-        }
-        _ => {}
-    }
-    usage
-}
-
-fn pod_amounts(pod: &Value, side: &str) -> Usage {
-    let mut sums = Usage::new();
-    for container in items(&pod["spec"]["containers"]) {
-        for (name, amount) in parse(&container["resources"][side]) {
-            *sums.entry(name).or_default() += amount;
-        }
-    }
-    for container in items(&pod["spec"]["initContainers"]) {
-        for (name, amount) in parse(&container["resources"][side]) {
-            let sum = sums.entry(name).or_default();
-            *sum = (*sum).max(amount);
-        }
-    }
-    sums
-}
-
-/// Resources under quota that some container of the pod says nothing about:
-/// what cannot be counted is refused.
-fn unspecified(hard: &Usage, pod: &Value) -> Vec<String> {
-    let said = |container: &Value, key: &str| {
-        let (side, name) = match key.split_once('.') {
-            Some(("requests" | "limits", name)) => {
-                (key.split('.').next().unwrap_or_default(), name)
-            }
-            _ => ("requests", key),
+            Ok(quota::total(&hard, spec, (group, resource), &others, now))
         };
-        container["resources"][side][name].is_string()
-    };
-    hard.keys()
-        .filter(|key| {
-            matches!(
-                key.as_str(),
-                "cpu"
-                    | "memory"
-                    | "requests.cpu"
-                    | "requests.memory"
-                    | "limits.cpu"
-                    | "limits.memory"
-            )
-        })
-        .filter(|key| !items(&pod["spec"]["containers"]).all(|container| said(container, key)))
-        .cloned()
-        .collect()
+        let noted = quota::parse(&quota["status"]["used"]);
+        let mut used = noted.clone();
+        if hard.keys().any(|key| !noted.contains_key(key))
+            || quota::exceeded(&name, &hard, &noted, &asked).is_some()
+        {
+            used.extend(count()?);
+        }
+        if let Some(why) = quota::exceeded(&name, &hard, &used, &asked) {
+            return Err(request.forbidden(why));
+        }
+        for (key, amount) in asked {
+            *used.entry(key).or_default() += amount;
+        }
+        if !quota["status"].is_object() {
+            quota["status"] = json!({ "hard": spec["hard"] });
+        }
+        quota["status"]["used"] = quota::render(&used);
+        let kind = catalogue::find("", "v1", "resourcequotas")
+            .ok_or_else(|| ApiError::internal("there are no resource quotas"))?;
+        plan.compares.push(Compare::Unchanged(entry.key.clone(), entry.modified));
+        plan.writes.push(Write::Put(entry.key.clone(), object::draft(kind, &quota)?));
+    }
+    Ok(plan)
 }
 
-fn is_finished(pod: &Value) -> bool {
-    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
-}
-
-fn scopes_of(quota: &Value) -> Vec<String> {
-    let plain = items(&quota["spec"]["scopes"]).filter_map(Value::as_str);
-    let selected =
-        items(&quota["spec"]["scopeSelector"]["matchExpressions"]).filter_map(|expression| {
-            let exists = expression["operator"] == "Exists";
-            // What we cannot judge must not match everything.
-            Some(if exists { expression["scopeName"].as_str()? } else { "" })
-        });
-    plain.chain(selected).map(str::to_owned).collect()
-}
-
-fn in_scope(scope: &str, pod: &Value) -> bool {
-    let terminating = pod["spec"]["activeDeadlineSeconds"].is_i64();
-    let best_effort = || {
-        items(&pod["spec"]["containers"]).all(|container| {
-            ["requests", "limits"]
-                .iter()
-                .all(|side| parse(&container["resources"][*side]).is_empty())
-        })
-    };
-    match scope {
-        "Terminating" => terminating,
-        "NotTerminating" => !terminating,
-        "BestEffort" => best_effort(),
-        "NotBestEffort" => !best_effort(),
-        _ => false,
+/// Whether a request can take anything of a quota: a creation, or a change of
+/// what a Service, a claim or a pod's resources amount to.
+fn is_charged(request: &Attributes<'_>) -> bool {
+    let info = request.info;
+    if info.namespace.is_empty() {
+        return false;
+    }
+    match request.operation {
+        Operation::Create => info.subresource.is_empty() && info.resource != "namespaces",
+        Operation::Update => {
+            request.is("", "services")
+                || request.is("", "persistentvolumeclaims")
+                || request.is("", "pods/resize")
+        }
+        Operation::Delete | Operation::Connect => false,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
+/// What the object uses beyond what it used before.
+fn growth(request: &Attributes<'_>, new: &Value, hard: &Usage, now: Timestamp) -> Usage {
+    let usage =
+        |object: &Value| quota::usage(&request.info.api_group, &request.info.resource, object, now);
+    let before = request.old.map(usage).unwrap_or_default();
+    let mut growth = usage(new);
+    growth.retain(|key, amount| {
+        *amount -= before.get(key).copied().unwrap_or_default();
+        hard.contains_key(key) && !amount.is_zero() && !amount.is_negative()
+    });
+    growth
+}
 
-    use super::*;
-
-    #[test]
-    fn the_message_names_what_is_over() {
-        let hard = parse(&json!({ "pods": "2", "requests.cpu": "1" }));
-        let pod = json!({ "spec": { "containers": [{ "resources": { "requests": { "cpu": "600m" } } }] } });
-        let asked = usage_of("", "pods", &pod);
-        assert_eq!(exceeded("q", &hard, &Usage::new(), &asked), None);
-        let used = usage_of("", "pods", &pod);
-        assert_eq!(
-            exceeded("q", &hard, &used, &asked).unwrap(),
-            "exceeded quota: q, requested: requests.cpu=600m, used: requests.cpu=600m, limited: requests.cpu=1"
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_counted_is_refused() {
-        let hard = parse(&json!({ "limits.memory": "1Gi", "pods": "1" }));
-        let pod = json!({ "spec": { "containers": [{}] } });
-        assert_eq!(unspecified(&hard, &pod), ["limits.memory"]);
-    }
+fn entries(snapshot: &Snapshot, namespace: &str) -> Vec<Arc<Entry>> {
+    let prefix = objects::key("", "resourcequotas", namespace, "");
+    snapshot.range(&KeyRange::prefix(&prefix)).cloned().collect()
 }

@@ -39,7 +39,9 @@ async fn admit(
         "delete" => Operation::Delete,
         _ => Operation::Update,
     };
-    let request = Attributes { info, kind: "", user, operation, old, dry_run: false };
+    let notes = Notes::default();
+    let request =
+        Attributes { info, kind: "", user, operation, old, dry_run: false, notes: &notes };
     let mut object = object;
     if operation != Operation::Delete {
         chain.mutate(&request, &mut object).await.map_err(|error| error.message)?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use skiff_store::{Compare, Key, StoreError, Txn, Write};
 
 use super::{Call, Registry, Reply, body, key, object};
-use crate::admission::Operation;
+use crate::admission::{Attributes, Operation, resource_quota};
 use crate::allocate::Allocator;
 use crate::status::ApiError;
 
@@ -66,10 +66,12 @@ impl Registry {
         }
         self.admission.validate(&attributes, &object)?;
 
+        let turns = &self.admission.quota_turns;
+        let _turn = turns.take(&self.store.snapshot(), &attributes).await;
         let mut names = 1;
         let mut allocations = 1;
         loop {
-            match self.try_create(call, &object).await? {
+            match self.try_create(call, &attributes, &object).await? {
                 Created::Done(bytes) => return Ok(bytes),
                 Created::NameTaken if base.is_some() && names < NAME_ATTEMPTS => {
                     names += 1;
@@ -95,7 +97,12 @@ impl Registry {
         }
     }
 
-    async fn try_create(&self, call: &Call, object: &Value) -> Result<Created, ApiError> {
+    async fn try_create(
+        &self,
+        call: &Call,
+        attributes: &Attributes<'_>,
+        object: &Value,
+    ) -> Result<Created, ApiError> {
         let namespace = if call.stored.namespaced { call.info.namespace.as_str() } else { "" };
         let name = object::meta(object, "name");
         let own_key: Key = Arc::from(key::object(call.stored, namespace, name));
@@ -118,6 +125,14 @@ impl Registry {
         } else {
             object
         };
+        // Last, so that only what everybody else lets through is counted; and
+        // refused only by the newest state, for quota may have come free.
+        let quota = match resource_quota::plan(&self.store.snapshot(), attributes, object) {
+            Ok(plan) => plan,
+            Err(_) => resource_quota::plan(&self.latest().await?, attributes, object)?,
+        };
+        txn.compares.extend(quota.compares);
+        txn.writes.extend(quota.writes);
 
         if call.options.dry_run {
             let snapshot = self.latest().await?;
@@ -157,7 +172,7 @@ enum Created {
     Done(Bytes),
     /// The name exists.
     NameTaken,
-    /// Someone took an address or port first.
+    /// Someone took an address, a port or the last of a quota first.
     AllocationTaken,
 }
 

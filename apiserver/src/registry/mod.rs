@@ -32,7 +32,7 @@ use skiff_api::catalogue::{self, FieldValidation, Resource};
 use skiff_store::{Snapshot, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Attributes, Chain, Operation};
+use crate::admission::{Attributes, Chain, Notes, Operation};
 use crate::allocate::Allocator;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
@@ -68,6 +68,8 @@ pub(crate) struct Call {
     pub(crate) options: Options,
     pub(crate) output: Output,
     pub(crate) headers: HeaderMap,
+    /// What admission has to say to the client and to the audit log.
+    pub(crate) notes: Arc<Notes>,
 }
 
 /// What a write left behind, before it is put into the client's shape.
@@ -207,6 +209,7 @@ impl Registry {
             operation,
             old,
             dry_run: call.options.dry_run,
+            notes: &call.notes,
         }
     }
 }
@@ -224,6 +227,7 @@ impl Call {
             options: self.options.clone(),
             output: self.output,
             headers: self.headers.clone(),
+            notes: Arc::clone(&self.notes),
         }
     }
 

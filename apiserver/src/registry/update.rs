@@ -11,7 +11,7 @@ use skiff_store::{Compare, Entry, Key, Snapshot, StoreError, Txn, Write};
 
 use super::create::set_namespace;
 use super::{Call, Registry, Reply, body, object};
-use crate::admission::Operation;
+use crate::admission::{Operation, resource_quota};
 use crate::allocate::{Allocator, carry_over};
 use crate::status::ApiError;
 
@@ -148,6 +148,11 @@ impl Registry {
             txn.compares.extend(plan.compares);
             txn.writes.extend(plan.writes);
         }
+        let info = Self::admission_info(call, name);
+        let attributes = Self::attributes(call, &info, Operation::Update, Some(&old));
+        let quota = resource_quota::plan(snapshot, &attributes, &new)?;
+        txn.compares.extend(quota.compares);
+        txn.writes.extend(quota.writes);
         if call.options.dry_run {
             let revision = object::meta(&old, "resourceVersion");
             return Ok(Replaced::Unchanged(object::encode(call.stored, &new, revision)?.0));
