@@ -133,6 +133,7 @@ async fn run_on(
         runtime: runtime.clone(),
         network,
         images: Images::new(runtime),
+        pods: directory.clone(),
         objects,
         recorder,
         probes,
@@ -143,6 +144,7 @@ async fn run_on(
         sandbox_image,
         netns: daemon::foreign_netns(engine),
         least_oom_score: daemon::least_oom_score(engine),
+        app_armor: daemon::enforces_app_armor(),
         metrics,
         config,
     });

@@ -87,10 +87,18 @@ impl Recorder {
         reason: &str,
         message: impl Into<String>,
     ) {
-        let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
         let field_path = container.map(|name| {
-            let init = inits.clone().any(|init| init.name == name);
-            format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" })
+            let spec = pod.spec.as_ref();
+            let inits = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+            let added = spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+            let list = if inits.into_iter().any(|init| init.name == name) {
+                "initContainers"
+            } else if added.into_iter().any(|one| one.name == name) {
+                "ephemeralContainers"
+            } else {
+                "containers"
+            };
+            format!("spec.{list}{{{name}}}")
         });
         let about = About {
             kind: "Pod".into(),

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, chain};
 use super::model::{spec, uid};
+use super::report::is_ours;
 use crate::revision::{Revision, revision_of};
 use crate::volume::{Lookup, Token};
 
@@ -80,6 +81,14 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> Result<Value, String> {
         && old.is_some_and(|old| old.pod_ips.is_some() && old.pod_ips != status.pod_ips)
     {
         ips.push(json!({"$patch": "replace"}));
+    }
+    // So do conditions of ours that no longer hold.
+    let is_kept =
+        |kind: &str| status.conditions.iter().flatten().any(|condition| condition.type_ == kind);
+    let gone = old.and_then(|old| old.conditions.as_ref()).into_iter().flatten();
+    let gone = gone.filter(|known| is_ours(known) && !is_kept(&known.type_));
+    if let Some(Value::Array(conditions)) = body.get_mut("conditions") {
+        conditions.extend(gone.map(|known| json!({"type": known.type_, "$patch": "delete"})));
     }
     Ok(json!({"metadata": {"uid": uid(pod)}, "status": body}))
 }

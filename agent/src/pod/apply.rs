@@ -14,11 +14,11 @@ mod stop;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::context::Context;
-use super::model::{Attempt, spec, uid};
-use crate::runtime::{Container, ContainerSpec, RuntimeError, labels};
+use super::model::{Attempt, uid};
+use crate::runtime::{Container, ContainerSpec, Limits, RuntimeError, labels};
 use crate::volume::Volumes;
 
 pub use sandbox::{prepare_volumes, release_sandbox, set_up};
@@ -68,6 +68,9 @@ pub struct Start {
     pub ips: Vec<IpAddr>,
     /// The pod's volumes.
     pub volumes: Volumes,
+    /// The container whose processes it sees, by the runtime's id, or why
+    /// there is none.
+    pub target: Result<Option<String>, String>,
 }
 
 /// Creates a container, or takes the place of one that an interrupted start
@@ -90,14 +93,16 @@ async fn create(ctx: &Context, spec: &ContainerSpec) -> Result<String, RuntimeEr
     }
 }
 
-/// A container of the pod's spec.
-pub fn container_named<'a>(pod: &'a Pod, name: &str) -> Option<&'a Spec> {
-    spec(pod)
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec(pod).containers)
-        .find(|container| container.name == name)
+/// Changes the limits of a running container and returns it with them.
+pub async fn resize(ctx: &Context, id: &str, limits: &Limits) -> Result<Container, String> {
+    ctx.runtime.update(id, limits).await.map_err(|error| error.to_string())?;
+    let found = ctx.runtime.inspect(id).await.map_err(|error| error.to_string())?;
+    let enforced = Limits { pids: limits.pids, ..found.limits.clone() };
+    if enforced == *limits {
+        Ok(found)
+    } else {
+        Err(format!("the runtime enforces {enforced:?} instead of {limits:?}"))
+    }
 }
 
 /// Where a container may leave its last words.

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext};
 
+use super::admit::sysctl_name;
 use super::env::expand;
 use super::model::{spec, spec_hash, uid};
-use super::{files, resources};
+use super::resources;
 use crate::runtime::{ContainerSpec, Image, Mount, Propagation, labels, sandbox_image};
 
 /// Why a container cannot be created from its spec: a
@@ -39,6 +40,8 @@ pub struct Inputs<'a> {
     pub sandbox_id: &'a str,
     /// That sandbox's number.
     pub sandbox: u32,
+    /// The container whose processes it sees instead of its own.
+    pub target: Option<&'a str>,
     /// Its image.
     pub image: &'a Image,
     /// Its environment.
@@ -49,6 +52,8 @@ pub struct Inputs<'a> {
     pub pod_dir: &'a Path,
     /// Where its termination message is written on the host.
     pub termination_log: &'a Path,
+    /// The text of the seccomp profile of this machine that it asks for.
+    pub seccomp: Option<String>,
     /// Memory of the node, for the out-of-memory score.
     pub node_memory_bytes: u64,
 }
@@ -96,13 +101,14 @@ const MAX_HOSTNAME: usize = 64;
 
 /// The sandbox: nothing but namespaces and a process that waits.
 ///
-/// `netns` is the network namespace that a pod with `hostNetwork` shares when
+/// `hostname` is its own where its network is; `netns` is the network namespace that a pod with `hostNetwork` shares when
 /// that is not Docker's own; the sandbox's process moves there by itself.
 pub fn sandbox(
     owner: &Owner<'_>,
     attempt: u32,
     image: &str,
     netns: Option<&Path>,
+    hostname: String,
 ) -> ContainerSpec {
     let spec = spec(owner.pod);
     let host_network = spec.host_network == Some(true);
@@ -126,7 +132,7 @@ pub fn sandbox(
         args: joined.map(|_| NETNS_PATH.to_owned()).into_iter().collect(),
         // In a namespace of its own that is the node's, not the machine's.
         hostname: match (host_network, joined) {
-            (false, _) => Some(files::hostname(owner.pod)),
+            (false, _) => Some(hostname),
             (true, Some(_)) => Some(owner.node.chars().take(MAX_HOSTNAME).collect()),
             (true, None) => None,
         },
@@ -140,7 +146,7 @@ pub fn sandbox(
         sysctls: sysctls
             .into_iter()
             .flatten()
-            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .map(|sysctl| (sysctl_name(&sysctl.name), sysctl.value.clone()))
             .collect(),
         read_only_rootfs: true,
         ..ContainerSpec::default()
@@ -190,18 +196,19 @@ pub fn container(
         domainname: None,
         network: joined.clone(),
         ipc: if spec.host_ipc == Some(true) { "host".into() } else { joined.clone() },
-        pid: match (spec.host_pid, spec.share_process_namespace) {
-            (Some(true), _) => "host".into(),
-            (_, Some(true)) => joined,
+        pid: match (spec.host_pid, spec.share_process_namespace, inputs.target) {
+            (Some(true), _, _) => "host".into(),
+            (_, Some(true), _) => joined,
+            (_, _, Some(target)) => format!("container:{target}"),
             _ => String::new(),
         },
-        mounts: mounts(owner.pod, container, &inputs),
+        mounts: mounts(container, &inputs),
         limits: resources::limits(container.resources.as_ref()),
         oom_score_adj: resources::oom_score_adj(spec, container, inputs.node_memory_bytes),
         privileged: context.privileged == Some(true),
         cap_add: capabilities.add.unwrap_or_default(),
         cap_drop: capabilities.drop.unwrap_or_default(),
-        security_opt: security_options(owner.pod, &context),
+        security_opt: security_options(owner.pod, &context, inputs.seccomp.as_deref()),
         sysctls: BTreeMap::new(),
         read_only_rootfs: context.read_only_root_filesystem == Some(true),
         tty: container.tty == Some(true),
@@ -227,25 +234,31 @@ fn identity(
     let of_pod = spec(pod).security_context.clone().unwrap_or_default();
     let user = context.run_as_user.or(of_pod.run_as_user);
     let group = context.run_as_group.or(of_pod.run_as_group);
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let meta = &pod.metadata;
+    let of_this = format!(
+        "(pod: \"{}_{}({})\", container: {})",
+        meta.name.as_deref().unwrap_or_default(),
+        meta.namespace.as_deref().unwrap_or_default(),
+        uid(pod),
+        container.name
+    );
     if context.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) {
         let image_user = image.user.split(':').next().unwrap_or_default();
         match (user, image_user.parse::<i64>()) {
             (Some(0), _) => {
-                return Err(ConfigError("container's runAsUser breaks non-root policy".into()));
+                let message = format!("container's runAsUser breaks non-root policy {of_this}");
+                return Err(ConfigError(message));
             }
             (Some(_), _) => {}
             (None, Ok(uid)) if uid != 0 => {}
             (None, Err(_)) if !image_user.is_empty() && image_user != "root" => {
                 return Err(ConfigError(format!(
-                    "container has runAsNonRoot and image has non-numeric user ({image_user}), cannot verify user is non-root (pod: \"{name}\", container: {})",
-                    container.name
+                    "container has runAsNonRoot and image has non-numeric user ({image_user}), cannot verify user is non-root {of_this}"
                 )));
             }
             (None, _) => {
                 return Err(ConfigError(format!(
-                    "container has runAsNonRoot and image will run as root (pod: \"{name}\", container: {})",
-                    container.name
+                    "container has runAsNonRoot and image will run as root {of_this}"
                 )));
             }
         }
@@ -264,18 +277,27 @@ fn identity(
     Ok((user, groups))
 }
 
-fn security_options(pod: &Pod, context: &SecurityContext) -> Vec<String> {
+/// The seccomp profile that a container is to run under, its own or the pod's.
+pub fn seccomp_profile<'a>(
+    pod: &'a Pod,
+    context: &'a SecurityContext,
+) -> Option<&'a SeccompProfile> {
+    let of_pod = spec(pod).security_context.as_ref();
+    let of_pod = of_pod.and_then(|context| context.seccomp_profile.as_ref());
+    context.seccomp_profile.as_ref().or(of_pod)
+}
+
+/// `seccomp` is the text of a profile of this machine, if one is asked for.
+fn security_options(pod: &Pod, context: &SecurityContext, seccomp: Option<&str>) -> Vec<String> {
     let mut options = Vec::new();
     if context.allow_privilege_escalation == Some(false) {
         options.push("no-new-privileges:true".to_owned());
     }
     let of_pod = spec(pod).security_context.as_ref();
-    let seccomp = context
-        .seccomp_profile
-        .as_ref()
-        .or(of_pod.and_then(|context| context.seccomp_profile.as_ref()));
-    if seccomp.is_some_and(|profile| profile.type_ == "Unconfined") {
-        options.push("seccomp=unconfined".to_owned());
+    match (seccomp_profile(pod, context).map(|profile| profile.type_.as_str()), seccomp) {
+        (Some("Unconfined"), _) => options.push("seccomp=unconfined".to_owned()),
+        (Some("Localhost"), Some(profile)) => options.push(format!("seccomp={profile}")),
+        _ => {}
     }
     let app_armor = context
         .app_armor_profile
@@ -308,7 +330,7 @@ fn security_options(pod: &Pod, context: &SecurityContext) -> Vec<String> {
 
 /// Volumes, the pod's own files, and the file for the termination message.
 /// What the container mounts itself takes the place of ours.
-fn mounts(pod: &Pod, container: &Container, inputs: &Inputs<'_>) -> Vec<Mount> {
+fn mounts(container: &Container, inputs: &Inputs<'_>) -> Vec<Mount> {
     let mut mounts = inputs.volumes.clone();
     let file = |source: &Path, target: &str| Mount {
         source: source.to_string_lossy().into_owned(),
@@ -320,11 +342,8 @@ fn mounts(pod: &Pod, container: &Container, inputs: &Inputs<'_>) -> Vec<Mount> {
     let mut own = vec![
         file(&inputs.pod_dir.join("resolv.conf"), "/etc/resolv.conf"),
         file(inputs.termination_log, termination),
+        file(&inputs.pod_dir.join("etc-hosts"), "/etc/hosts"),
     ];
-    // With the host's network the host's names hold, unless the pod adds some.
-    if spec(pod).host_network != Some(true) || spec(pod).host_aliases.is_some() {
-        own.push(file(&inputs.pod_dir.join("etc-hosts"), "/etc/hosts"));
-    }
     own.retain(|mount| mounts.iter().all(|known| known.target != mount.target));
     mounts.extend(own);
     mounts
@@ -351,11 +370,13 @@ mod tests {
             crashes: 1,
             sandbox_id: "sb",
             sandbox: 0,
+            target: Some("t"),
             image,
             env: vec![("A".into(), "a".into())],
             volumes: Vec::new(),
             pod_dir: Path::new("/pods/u"),
             termination_log: Path::new("/pods/u/t"),
+            seccomp: Some("{}".into()),
             node_memory_bytes: 1 << 30,
         };
         container(&owner, &spec(&pod).containers[0], inputs)
@@ -367,9 +388,8 @@ mod tests {
 
     #[test]
     fn run_as_non_root_is_checked_against_the_image() {
-        let root =
-            "container has runAsNonRoot and image will run as root (pod: \"p\", container: c)";
-        let named = "container has runAsNonRoot and image has non-numeric user (redis), cannot verify user is non-root (pod: \"p\", container: c)";
+        let root = "container has runAsNonRoot and image will run as root (pod: \"p_ns(u)\", container: c)";
+        let named = "container has runAsNonRoot and image has non-numeric user (redis), cannot verify user is non-root (pod: \"p_ns(u)\", container: c)";
         let cases = [
             (json!({"runAsNonRoot": true}), "", Err(root)),
             (json!({"runAsNonRoot": true}), "0:0", Err(root)),
@@ -379,7 +399,9 @@ mod tests {
             (
                 json!({"runAsNonRoot": true, "runAsUser": 0}),
                 "",
-                Err("container's runAsUser breaks non-root policy"),
+                Err(
+                    "container's runAsUser breaks non-root policy (pod: \"p_ns(u)\", container: c)",
+                ),
             ),
             (json!({"runAsUser": 7, "runAsGroup": 8}), "", Ok(Some("7:8"))),
             (json!({"runAsGroup": 8}), "9", Ok(Some("9:8"))),
@@ -401,7 +423,7 @@ mod tests {
     #[test]
     fn a_container_joins_its_sandbox() {
         let cases = [
-            (json!({}), "container:sb", "container:sb", ""),
+            (json!({}), "container:sb", "container:sb", "container:t"),
             (
                 json!({"shareProcessNamespace": true}),
                 "container:sb",
@@ -424,6 +446,28 @@ mod tests {
     }
 
     #[test]
+    fn profiles_become_dockers_options() {
+        let seccomp =
+            |kind: &str| json!({"seccompProfile": {"type": kind, "localhostProfile": "p.json"}});
+        let armor = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "k8s-x"}});
+        let cases = [
+            (json!({}), json!({}), vec![]),
+            (json!({}), seccomp("RuntimeDefault"), vec![]),
+            (json!({}), seccomp("Unconfined"), vec!["seccomp=unconfined"]),
+            (json!({}), seccomp("Localhost"), vec!["seccomp={}"]),
+            (seccomp("Localhost"), seccomp("RuntimeDefault"), vec![]),
+            (seccomp("Unconfined"), json!({}), vec!["seccomp=unconfined"]),
+            (json!({}), armor, vec!["apparmor=k8s-x"]),
+            (json!({}), json!({"allowPrivilegeEscalation": false}), vec!["no-new-privileges:true"]),
+        ];
+        for (pod, own, expected) in cases {
+            let spec = json!({"securityContext": pod.clone(),
+                "containers": [{"name": "c", "securityContext": own.clone()}]});
+            assert_eq!(build(spec, &image("")).unwrap().security_opt, expected, "{pod} {own}");
+        }
+    }
+
+    #[test]
     fn a_mount_of_the_pod_replaces_ours() {
         let built = build(json!({"containers": [{"name": "c"}]}), &image("")).unwrap();
         let targets: Vec<_> = built.mounts.iter().map(|mount| mount.target.as_str()).collect();
@@ -434,8 +478,9 @@ mod tests {
     fn the_host_network_is_entered_by_path_or_by_name() {
         let pod = pod(json!({"containers": [], "hostNetwork": true}));
         let owner = Owner { instance: "i", node: "n", pod: &pod };
-        assert_eq!(sandbox(&owner, 0, "img", None).network, "host");
-        let entered = sandbox(&owner, 0, "img", Some(Path::new("/proc/7/ns/net")));
+        let of = |netns| sandbox(&owner, 0, "img", netns, "p".into());
+        assert_eq!(of(None).network, "host");
+        let entered = of(Some(Path::new("/proc/7/ns/net")));
         assert_eq!(
             (entered.network.as_str(), entered.args.as_slice()),
             ("none", ["/netns".to_owned()].as_slice())

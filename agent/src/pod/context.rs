@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::Semaphore;
 
 use super::container::Owner;
+use super::manager::Directory;
 use super::objects::Objects;
 use crate::config::Config;
 use crate::events::Recorder;
@@ -76,6 +77,8 @@ pub struct Context {
     pub network: Arc<dyn Network>,
     /// Images and pulls.
     pub images: Images,
+    /// All pods of this node.
+    pub pods: Arc<Directory>,
     /// Config maps, secrets, services.
     pub objects: Objects,
     /// Events.
@@ -97,6 +100,8 @@ pub struct Context {
     pub netns: Option<PathBuf>,
     /// The lowest out-of-memory score that Docker may give a container.
     pub least_oom_score: i64,
+    /// Whether the kernel enforces AppArmor profiles.
+    pub app_armor: bool,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -245,6 +245,10 @@ fn selected(object: &Value, query: &BTreeMap<String, String>) -> bool {
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
+        // Words of a strategic patch are no elements.
+        if let Some(list) = target.as_array_mut() {
+            list.retain(|element| element.get("$patch").is_none());
+        }
         return;
     };
     for (key, value) in patch {

@@ -15,12 +15,36 @@ const MAX_NAMESERVERS: usize = 3;
 /// The host name of a pod: what the spec says, or the pod's name, cut to what
 /// a host name may be.
 pub fn hostname(pod: &Pod) -> String {
+    if let Some(name) = &spec(pod).hostname_override {
+        return name.clone();
+    }
     let name = spec(pod).hostname.clone().or_else(|| pod.metadata.name.clone()).unwrap_or_default();
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The kernel's limit.
+const MAX_HOSTNAME: usize = 64;
+
+/// What `hostname` says in the pod: its short name, or with
+/// `setHostnameAsFQDN` the full one, which may be too long for the kernel.
+pub fn sandbox_hostname(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+    let full = fqdn(pod, cluster_domain);
+    match full.filter(|_| spec(pod).set_hostname_as_fqdn == Some(true)) {
+        None => Ok(hostname(pod)),
+        Some(full) if full.len() <= MAX_HOSTNAME => Ok(full),
+        Some(full) => Err(format!(
+            "Failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long \
+             ({MAX_HOSTNAME} characters is the max, {} characters requested)",
+            full.len()
+        )),
+    }
+}
+
 /// The full name under the pod's headless service, if it has one.
 pub fn fqdn(pod: &Pod, cluster_domain: &str) -> Option<String> {
+    if spec(pod).hostname_override.is_some() {
+        return None;
+    }
     let subdomain = spec(pod).subdomain.as_deref().filter(|subdomain| !subdomain.is_empty())?;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     Some(format!("{}.{subdomain}.{namespace}.svc.{cluster_domain}", hostname(pod)))
@@ -29,7 +53,7 @@ pub fn fqdn(pod: &Pod, cluster_domain: &str) -> Option<String> {
 /// The pod's `/etc/hosts`.
 pub fn hosts(pod: &Pod, ips: &[IpAddr], cluster_domain: &str) -> String {
     let mut text = String::from(
-        "# Managed by Skiff.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
     for ip in ips {
@@ -42,6 +66,11 @@ pub fn hosts(pod: &Pod, ips: &[IpAddr], cluster_domain: &str) -> String {
     }
     text.push_str(&host_aliases(pod));
     text
+}
+
+/// The `/etc/hosts` of a pod with its node's network: the node's, and more.
+pub fn node_hosts(pod: &Pod, own: &str) -> String {
+    format!("# Kubernetes-managed hosts file (host network).\n{own}{}", host_aliases(pod))
 }
 
 /// The lines that `hostAliases` adds.
@@ -201,5 +230,37 @@ mod tests {
         let full = hosts(&pod(spec), &ip, "cluster.local");
         assert!(full.contains("10.244.0.5\th.db.shop.svc.cluster.local\th\n"), "{full}");
         assert!(full.contains("192.0.2.7\ta\tb\n"), "{full}");
+        // The first line tells clients who wrote the file.
+        assert!(full.starts_with("# Kubernetes-managed hosts file.\n"), "{full}");
+        let of_node = node_hosts(&pod(json!({"containers": []})), "127.0.0.1\tlocalhost\n");
+        assert!(!of_node.contains("# Kubernetes-managed hosts file.\n"), "{of_node}");
+        assert!(of_node.ends_with("127.0.0.1\tlocalhost\n"), "{of_node}");
+    }
+
+    #[test]
+    fn a_hostname_may_be_the_full_one() {
+        let long = "d".repeat(63);
+        let cases = [
+            (json!({}), Ok("web-0")),
+            (json!({"hostname": "h", "subdomain": "db"}), Ok("h")),
+            (
+                json!({"hostname": "h", "subdomain": "db", "setHostnameAsFQDN": true}),
+                Ok("h.db.shop.svc.cluster.local"),
+            ),
+            (json!({"setHostnameAsFQDN": true}), Ok("web-0")),
+            (json!({"hostnameOverride": "a.b.c", "subdomain": "db"}), Ok("a.b.c")),
+            (
+                json!({"hostname": "h", "subdomain": long, "setHostnameAsFQDN": true}),
+                Err("(64 characters is the max, 88 characters requested)"),
+            ),
+        ];
+        for (mut spec, expected) in cases {
+            spec["containers"] = json!([]);
+            let found = sandbox_hostname(&pod(spec.clone()), "cluster.local");
+            match expected {
+                Ok(name) => assert_eq!(found.as_deref(), Ok(name), "{spec}"),
+                Err(end) => assert!(found.unwrap_err().ends_with(end), "{spec}"),
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! everything, so it cannot overflow and the teller never waits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -17,6 +18,8 @@ pub struct Inbox {
     pub(super) wake: Notify,
     /// The pod's object as it was told last, for those who list pods.
     latest: Mutex<Option<Arc<Pod>>>,
+    /// Whether a resize waits until other pods have gone.
+    waits_for_room: AtomicBool,
 }
 
 /// The newest of everything since the worker looked last.
@@ -89,6 +92,18 @@ impl Inbox {
     /// An object that the pod refers to changed.
     pub fn objects(&self) {
         self.tell(|news| news.objects = true);
+    }
+
+    /// Whether the pod is to look again when other pods go.
+    pub(super) fn wait_for_room(&self, waits: bool) {
+        self.waits_for_room.store(waits, Ordering::Relaxed);
+    }
+
+    /// Another pod has gone or takes less.
+    pub(super) fn room_changed(&self) {
+        if self.waits_for_room.load(Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
     }
 
     fn tell(&self, tell: impl FnOnce(&mut News)) {

@@ -51,6 +51,14 @@ impl Directory {
         }
     }
 
+    /// A pod has gone or asks for something else: one that waits for room looks
+    /// again.
+    fn room_changed(&self) {
+        for inbox in self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            inbox.room_changed();
+        }
+    }
+
     /// The pods that have a worker.
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +219,10 @@ impl Manager {
                 self.listing.insert(uid(&pod).to_owned());
                 self.ensure(pod);
             }
-            watcher::Event::Apply(pod) => self.ensure(pod),
+            watcher::Event::Apply(pod) => {
+                self.ensure(pod);
+                self.directory.room_changed();
+            }
             watcher::Event::Delete(pod) => {
                 if let Some(inbox) = self.directory.get(uid(&pod)) {
                     inbox.gone();
@@ -268,6 +279,7 @@ impl Manager {
             Ok(uid) => {
                 self.inboxes().remove(&uid);
                 self.containers.remove(&uid);
+                self.directory.room_changed();
             }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(error) => warn!(%error, "a pod's worker was aborted"),

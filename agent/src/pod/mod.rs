@@ -10,8 +10,12 @@
 //! Left out: which pods there are ([`manager`] watches them) and what a
 //! container looks like to the runtime ([`container`]).
 
+pub mod admit;
 pub mod model;
+pub mod restart;
+
 pub mod plan;
+pub mod resize;
 pub mod status;
 
 pub mod inbox;

@@ -5,13 +5,16 @@
 //! containers' labels. What is lost, such as a failed pull's count, costs an
 //! earlier retry and nothing else.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, EphemeralContainer, Pod, PodSpec};
 
+use super::admit::Refusal;
+use super::resize::{Pending, restart_key};
 use crate::runtime::{Container, State, labels};
 
 /// What this node has of one pod.
@@ -29,6 +32,12 @@ pub struct Observed {
     pub setup_failure: Option<Failure>,
     /// What probes and hooks said, by container id.
     pub health: BTreeMap<String, Health>,
+    /// Why the pod may not run on this node.
+    pub refused: Option<Refusal>,
+    /// Why a resize that the spec asks for has to wait.
+    pub resize_pending: Option<Pending>,
+    /// Why the last try to change the limits of a container failed.
+    pub resize_failures: BTreeMap<String, Failure>,
     /// What jobs do to containers now; [`labels::SANDBOX`] stands for the
     /// sandbox with volumes and network, and for the pod as a whole.
     pub busy: BTreeMap<String, Work>,
@@ -58,6 +67,8 @@ pub struct Attempt {
 pub enum Work {
     /// Starts it.
     Starting,
+    /// Changes its limits.
+    Resizing,
     /// Stops it, at the latest at this time.
     Stopping(Timestamp),
     /// Clears up after it.
@@ -290,40 +301,54 @@ pub fn spec(pod: &Pod) -> &PodSpec {
     pod.spec.as_ref().unwrap_or(&NO_SPEC)
 }
 
-/// When a container that ended is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// Whatever its exit code.
-    Always,
-    /// When its exit code is not 0.
-    OnFailure,
-    /// Not at all.
-    Never,
-}
-
-impl RestartPolicy {
-    /// The pod's policy.
-    pub fn of(pod: &Pod) -> Self {
-        match spec(pod).restart_policy.as_deref() {
-            Some("Never") => Self::Never,
-            Some("OnFailure") => Self::OnFailure,
-            _ => Self::Always,
-        }
-    }
-
-    /// Whether a container that ended with this code is started again.
-    pub fn restarts(self, exit_code: i32) -> bool {
-        match self {
-            Self::Always => true,
-            Self::OnFailure => exit_code != 0,
-            Self::Never => false,
-        }
-    }
-}
-
 /// Whether an init container keeps running beside the others.
 pub fn is_sidecar(container: &ContainerSpec) -> bool {
     container.restart_policy.as_deref() == Some("Always")
+}
+
+/// An ephemeral container as the container that it is once it runs.
+pub fn as_container(ephemeral: &EphemeralContainer) -> ContainerSpec {
+    let own = ephemeral.clone();
+    ContainerSpec {
+        args: own.args,
+        command: own.command,
+        env: own.env,
+        env_from: own.env_from,
+        image: own.image,
+        image_pull_policy: own.image_pull_policy,
+        lifecycle: own.lifecycle,
+        liveness_probe: own.liveness_probe,
+        name: own.name,
+        ports: own.ports,
+        readiness_probe: own.readiness_probe,
+        resize_policy: own.resize_policy,
+        resources: own.resources,
+        restart_policy: own.restart_policy,
+        restart_policy_rules: own.restart_policy_rules,
+        security_context: own.security_context,
+        startup_probe: own.startup_probe,
+        stdin: own.stdin,
+        stdin_once: own.stdin_once,
+        termination_message_path: own.termination_message_path,
+        termination_message_policy: own.termination_message_policy,
+        tty: own.tty,
+        volume_devices: own.volume_devices,
+        volume_mounts: own.volume_mounts,
+        working_dir: own.working_dir,
+    }
+}
+
+/// All containers of a pod's spec: init, main and ephemeral ones.
+pub fn all_containers(pod: &Pod) -> Vec<Cow<'_, ContainerSpec>> {
+    let spec = spec(pod);
+    let lasting = spec.init_containers.iter().flatten().chain(&spec.containers).map(Cow::Borrowed);
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    lasting.chain(ephemeral.map(|one| Cow::Owned(as_container(one)))).collect()
+}
+
+/// The container of this name in a pod's spec.
+pub fn container_named<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, ContainerSpec>> {
+    all_containers(pod).into_iter().find(|container| container.name == name)
 }
 
 /// The pod's UID.
@@ -332,13 +357,15 @@ pub fn uid(pod: &Pod) -> &str {
 }
 
 /// The hash that tells whether a container was made from this spec. Only the
-/// image of a pod's container may change while it lives.
+/// image of a pod's container may change while it lives, and resources; those
+/// count where a change of them restarts the container.
 pub fn spec_hash(container: &ContainerSpec) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     hash.update(container.name.as_bytes());
     hash.update([0]);
     hash.update(container.image.as_deref().unwrap_or_default().as_bytes());
+    hash.update(restart_key(container).as_bytes());
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

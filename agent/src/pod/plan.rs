@@ -5,15 +5,22 @@
 //! not planned twice; when one ends the worker plans again. What only time
 //! brings (a back-off, a deadline) is returned as the next time to look.
 
+mod end;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+pub use end::{SETTLE, spec_grace};
+use end::{plan_end, plan_finished, stop_all};
+
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, RestartPolicy, Work, is_sidecar, spec, spec_hash,
+    Attempt, Failure, Observed, PULL_ERROR_SHOWN, as_container, is_sidecar, spec, spec_hash,
 };
-use crate::runtime::{State, labels};
+use super::resize::other_limits;
+use super::restart::{is_once, prepares_again, restarts};
+use crate::runtime::{Limits, State, labels};
 
 /// What to do now, and when to look again without being woken.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -52,6 +59,15 @@ pub enum Action {
         /// Why, for the event; empty for none.
         message: String,
     },
+    /// Change the limits of a running container.
+    Resize {
+        /// Its name.
+        container: String,
+        /// The runtime's id.
+        id: String,
+        /// What it may use from now on.
+        limits: Limits,
+    },
     /// Remove containers that nobody needs any more.
     Remove {
         /// The runtime's ids.
@@ -76,19 +92,9 @@ pub enum Outcome {
     Failed,
     /// It ran longer than it may.
     DeadlineExceeded,
+    /// This node did not take it.
+    Refused,
 }
-
-/// Grace period of a pod whose object vanished without one.
-const GONE_GRACE: Duration = Duration::from_secs(1);
-/// Grace period where the spec has none.
-const DEFAULT_GRACE_SECONDS: i64 = 30;
-
-/// How long a ready pod goes on serving after its deletion was asked for. Its
-/// address has to disappear from every node's Services first: a server that
-/// exits at its signal would else refuse connections still sent to it. Long
-/// enough for a change to pass through EndpointSlice, watch and ruleset on a
-/// busy machine, short beside any grace period.
-pub const SETTLE: SignedDuration = SignedDuration::from_millis(500);
 
 /// What to do for `pod`. `gone` says that its object is no longer in the API.
 pub fn plan_pod(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Plan {
@@ -121,16 +127,17 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
         }
         _ => {}
     }
+    if observed.refused.is_some() {
+        return Some(Outcome::Refused);
+    }
     if deadline_of(pod).is_some_and(|due| due <= now) {
         return Some(Outcome::DeadlineExceeded);
     }
-    let policy = RestartPolicy::of(pod);
     let spec = spec(pod);
     // An init container that failed for good fails the pod.
     for init in spec.init_containers.iter().flatten().filter(|container| !is_sidecar(container)) {
-        let failed =
-            observed.latest(&init.name).and_then(Attempt::exit_code).is_some_and(|code| code != 0);
-        if failed && policy == RestartPolicy::Never {
+        let code = observed.latest(&init.name).and_then(Attempt::exit_code);
+        if code.is_some_and(|code| code != 0 && !restarts(pod, init, code)) {
             return Some(Outcome::Failed);
         }
     }
@@ -139,16 +146,11 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
     for container in &spec.containers {
         match observed.latest(&container.name) {
             Some(attempt) => match attempt.exit_code() {
-                Some(code) if !wants_restart(container, attempt, code, policy) => {
-                    failed |= code != 0
-                }
+                Some(code) if !wants_restart(pod, container, attempt, code) => failed |= code != 0,
                 _ => return None,
             },
             // With its sandbox gone and no restart allowed it never will run.
-            None if lost_sandbox
-                && policy == RestartPolicy::Never
-                && !observed.containers.is_empty() =>
-            {
+            None if lost_sandbox && is_once(pod) && !observed.containers.is_empty() => {
                 failed = true
             }
             None => return None,
@@ -165,130 +167,9 @@ pub fn deadline_of(pod: &Pod) -> Option<Timestamp> {
 }
 
 /// A changed image is started whatever the policy says.
-fn wants_restart(
-    container: &Container,
-    attempt: &Attempt,
-    exit_code: i32,
-    policy: RestartPolicy,
-) -> bool {
-    policy.restarts(exit_code) || attempt.container.label(labels::SPEC_HASH) != spec_hash(container)
-}
-
-/// The pod has to go: stop, clean up, delete, each when the one before is done.
-fn plan_end(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
-    if observed.cleaned {
-        if !gone {
-            plan.actions.push(Action::DeleteObject);
-        }
-        return plan;
-    }
-    if observed.busy.values().any(|work| *work == Work::Starting) {
-        plan.actions.push(Action::Abandon);
-        return plan;
-    }
-    if let Some(until) = settles_until(pod, gone, observed, now) {
-        plan.look_at(until);
-        return plan;
-    }
-    stop_all(pod, end_grace(pod, gone, now), "", observed, now, &mut plan);
-    if plan.actions.is_empty() && observed.busy.is_empty() {
-        plan.actions.push(Action::CleanUp);
-    }
-    plan
-}
-
-/// The pod ended by itself: stop what still runs beside it, keep what is left
-/// for its logs.
-fn plan_finished(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
-    let grace = spec_grace(pod);
-    stop_all(pod, grace, "", observed, now, &mut plan);
-    if plan.actions.is_empty() && observed.busy.is_empty() && observed.sandbox.is_some() {
-        plan.actions.push(Action::ReleaseSandbox);
-    }
-    plan
-}
-
-/// Stops the pod's containers, sidecars after the others and in the reverse of
-/// their order, so that the others can use them to the end.
-fn stop_all(
-    pod: &Pod,
-    grace: Duration,
-    message: &str,
-    observed: &Observed,
-    now: Timestamp,
-    plan: &mut Plan,
-) {
-    let sidecars: Vec<_> = spec(pod)
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| is_sidecar(container))
-        .map(|container| container.name.as_str())
-        .collect();
-    let stop = |name: &str, attempt: &Attempt| Action::Stop {
-        container: name.to_owned(),
-        id: attempt.id().to_owned(),
-        grace,
-        message: message.to_owned(),
-    };
-    // A stop under way is left alone unless it would take longer than it may
-    // now, as when a deletion is made urgent.
-    let due = SignedDuration::try_from(grace)
-        .ok()
-        .and_then(|grace| now.checked_add(grace).ok())
-        .unwrap_or(now);
-    let open = |name: &str| match observed.busy.get(name) {
-        None => true,
-        Some(Work::Stopping(until)) => *until > due + SignedDuration::from_secs(1),
-        Some(Work::Starting | Work::Clearing) => false,
-    };
-    let (side, main): (Vec<_>, Vec<_>) =
-        observed.running().partition(|(name, _)| sidecars.contains(name));
-    if !main.is_empty() {
-        plan.actions.extend(
-            main.iter().filter(|(name, _)| open(name)).map(|(name, attempt)| stop(name, attempt)),
-        );
-        return;
-    }
-    let last =
-        sidecars.iter().rev().find_map(|wanted| side.iter().find(|(name, _)| name == wanted));
-    if let Some((name, attempt)) = last
-        && open(name)
-    {
-        plan.actions.push(stop(name, attempt));
-    }
-}
-
-/// Until when a deleted pod is left running because it may still get requests;
-/// `None` when it need not or the time is over.
-fn settles_until(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Option<Timestamp> {
-    let until = observed.ending_since? + SETTLE;
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let was_ready = conditions
-        .is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
-    let runs = observed.running().next().is_some();
-    let urgent = gone || end_grace(pod, gone, now).is_zero();
-    (was_ready && runs && !urgent && now < until).then_some(until)
-}
-
-/// The time left until the deletion's deadline.
-fn end_grace(pod: &Pod, gone: bool, now: Timestamp) -> Duration {
-    match (&pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds) {
-        (_, Some(0)) => Duration::ZERO,
-        (Some(at), _) => {
-            Duration::try_from(at.0.duration_since(now)).unwrap_or_default().max(GONE_GRACE)
-        }
-        (None, _) if gone => GONE_GRACE,
-        (None, _) => spec_grace(pod),
-    }
-}
-
-/// The grace period of the pod's spec.
-pub fn spec_grace(pod: &Pod) -> Duration {
-    let seconds = spec(pod).termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+fn wants_restart(pod: &Pod, container: &Container, attempt: &Attempt, exit_code: i32) -> bool {
+    restarts(pod, container, exit_code)
+        || attempt.container.label(labels::SPEC_HASH) != spec_hash(container)
 }
 
 fn plan_run(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
@@ -321,9 +202,13 @@ fn plan_run(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
             return plan;
         }
     }
+    // Somebody wants to look into the pod: whatever state it is in.
+    for own in spec(pod).ephemeral_containers.iter().flatten() {
+        plan.container(pod, &as_container(own), observed, now);
+    }
     if plan_init(pod, observed, now, &mut plan) {
         for container in &spec(pod).containers {
-            plan.container(container, RestartPolicy::of(pod), spec_grace(pod), observed, now);
+            plan.container(pod, container, observed, now);
         }
     }
     plan.remove_old(observed);
@@ -333,14 +218,13 @@ fn plan_run(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
 /// Plans the init containers. True when the others may start.
 fn plan_init(pod: &Pod, observed: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
     let spec = spec(pod);
-    let policy = RestartPolicy::of(pod);
     // Once a main container ran in this sandbox, initialization is over; only
     // sidecars are still looked after.
     let initialized =
         spec.containers.iter().any(|container| observed.current(&container.name).is_some());
     for container in spec.init_containers.iter().flatten() {
         if is_sidecar(container) {
-            plan.container(container, RestartPolicy::Always, spec_grace(pod), observed, now);
+            plan.container(pod, container, observed, now);
             let started = observed
                 .current(&container.name)
                 .is_some_and(|attempt| observed.is_started(attempt));
@@ -352,13 +236,17 @@ fn plan_init(pod: &Pod, observed: &Observed, now: Timestamp, plan: &mut Plan) ->
         if initialized {
             continue;
         }
-        let done = observed.current(&container.name).and_then(Attempt::exit_code) == Some(0);
-        if !done {
-            // An init container that succeeded is never run again, so its own
-            // policy is to restart on failure unless the pod says never.
-            let policy =
-                if policy == RestartPolicy::Never { policy } else { RestartPolicy::OnFailure };
-            plan.container(container, policy, spec_grace(pod), observed, now);
+        let latest = observed.latest(&container.name);
+        let moved = latest.is_some() && observed.current(&container.name).is_none();
+        if moved {
+            // What it prepared went with the sandbox.
+            if prepares_again(pod, container) && !observed.busy.contains_key(&container.name) {
+                plan.start(container, latest, observed, now);
+            }
+            return false;
+        }
+        if latest.and_then(Attempt::exit_code) != Some(0) {
+            plan.container(pod, container, observed, now);
             return false;
         }
     }
@@ -378,14 +266,7 @@ impl Plan {
     }
 
     /// Plans one container whose turn it is.
-    fn container(
-        &mut self,
-        container: &Container,
-        policy: RestartPolicy,
-        grace: Duration,
-        observed: &Observed,
-        now: Timestamp,
-    ) {
+    fn container(&mut self, pod: &Pod, container: &Container, observed: &Observed, now: Timestamp) {
         let name = &container.name;
         if observed.busy.contains_key(name) {
             return;
@@ -395,16 +276,13 @@ impl Plan {
             return;
         };
         match &latest.container.state {
-            State::Running { .. } => self.check(container, latest, grace, observed),
+            State::Running { .. } => self.check(container, latest, spec_grace(pod), observed, now),
             // Left behind by a start that was interrupted.
             State::Created => {
                 self.actions.push(Action::Remove { ids: vec![latest.id().to_owned()] });
             }
             State::Exited { exit_code, .. } => {
-                let moved = observed.current(name).is_none();
-                if wants_restart(container, latest, *exit_code, policy)
-                    || (moved && policy != RestartPolicy::Never)
-                {
+                if wants_restart(pod, container, latest, *exit_code) {
                     self.start(container, Some(latest), observed, now);
                 }
             }
@@ -444,13 +322,14 @@ impl Plan {
     }
 
     /// A running container is stopped when a probe condemned it or when its
-    /// spec has changed.
+    /// spec has changed, and gets other limits when it is only those.
     fn check(
         &mut self,
         container: &Container,
         attempt: &Attempt,
         grace: Duration,
         observed: &Observed,
+        now: Timestamp,
     ) {
         let condemned =
             observed.health.get(attempt.id()).and_then(|health| health.condemned.as_ref());
@@ -460,10 +339,27 @@ impl Plan {
         } else if attempt.container.label(labels::SPEC_HASH) != spec_hash(container) {
             (format!("Container {} definition changed, will be restarted", container.name), grace)
         } else {
-            return;
+            return self.resize(container, attempt, observed, now);
         };
         let (container, id) = (container.name.clone(), attempt.id().to_owned());
         self.actions.push(Action::Stop { container, id, grace, message });
+    }
+
+    fn resize(
+        &mut self,
+        container: &Container,
+        attempt: &Attempt,
+        observed: &Observed,
+        now: Timestamp,
+    ) {
+        let Some(limits) = other_limits(container, attempt) else { return };
+        match observed.resize_failures.get(&container.name) {
+            Some(failure) if failure.retry_at() > now => self.look_at(failure.retry_at()),
+            _ => {
+                let (container, id) = (container.name.clone(), attempt.id().to_owned());
+                self.actions.push(Action::Resize { container, id, limits });
+            }
+        }
     }
 
     /// The newest container and the one before it are kept, for their logs.

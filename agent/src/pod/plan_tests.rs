@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::model::{Condemned, Health};
+use crate::pod::model::{Condemned, Health, Work};
 use crate::pod::testing::{at, container, pod, sandbox};
 
 /// What a pod has, from a short list of containers.
@@ -25,6 +25,7 @@ fn short(plan: &Plan) -> Vec<String> {
             Action::Stop { container, grace, .. } => {
                 format!("stop {container} {}s", grace.as_secs())
             }
+            Action::Resize { container, .. } => format!("resize {container}"),
             Action::Remove { ids } => format!("remove {}", ids.join(" ")),
             Action::Abandon => "abandon".into(),
             Action::ReleaseSandbox => "release".into(),

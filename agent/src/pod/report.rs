@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
 use super::model::{Work, spec};
 use super::worker::{Done, Worker};
-use super::{api, status};
+use super::{api, resize, status};
 use crate::events::Severity;
 use crate::revision::{Revision, revision_of};
 use crate::runtime::labels;
@@ -61,9 +61,17 @@ impl Worker {
         {
             return;
         }
+        let given = self.observed.resize_pending.as_ref().and(base.status.as_ref());
+        let base = match given {
+            Some(given) => resize::as_given(&base, given),
+            None => base,
+        };
         let computed = status::compute(&base, &self.observed, &self.ctx.node_ips, now);
         if base.status.as_ref().is_some_and(|known| same(known, &computed)) {
             return;
+        }
+        if let Some((severity, reason, message)) = resize_event(base.status.as_ref(), &computed) {
+            self.ctx.recorder.pod(&self.pod, None, severity, reason, message);
         }
         for (container, reason, message) in new_back_offs(base.status.as_ref(), &computed) {
             self.ctx.recorder.pod(&self.pod, Some(&container), Severity::Warning, reason, message);
@@ -104,11 +112,54 @@ impl Worker {
 }
 
 /// The conditions that the agent writes.
-fn is_ours(condition: &PodCondition) -> bool {
+pub(super) fn is_ours(condition: &PodCondition) -> bool {
     matches!(
         condition.type_.as_str(),
-        "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled"
+        "PodReadyToStartContainers"
+            | "Initialized"
+            | "Ready"
+            | "ContainersReady"
+            | "PodScheduled"
+            | status::RESIZE_PENDING
+            | status::RESIZE_IN_PROGRESS
     )
+}
+
+/// What changed about a resize, for an event.
+fn resize_event(
+    known: Option<&PodStatus>,
+    computed: &PodStatus,
+) -> Option<(Severity, &'static str, String)> {
+    let find = |status: Option<&PodStatus>, kind: &str| {
+        let all = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+        all.into_iter().find(|condition| condition.type_ == kind).cloned()
+    };
+    let said = |kind: &str| {
+        let (old, new) = (find(known, kind), find(Some(computed), kind));
+        let words = |found: &Option<PodCondition>| {
+            found.as_ref().map(|found| (found.reason.clone(), found.message.clone()))
+        };
+        (words(&old), words(&new))
+    };
+    if let (old, Some(new)) = said(status::RESIZE_PENDING)
+        && old.as_ref() != Some(&new)
+    {
+        let (reason, message) = (new.0.unwrap_or_default(), new.1.unwrap_or_default());
+        let event = if reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+        return Some((Severity::Warning, event, format!("Pod resize {reason}: {message}")));
+    }
+    match said(status::RESIZE_IN_PROGRESS) {
+        (old, Some((Some(_), message))) if old != Some((Some("Error".into()), message.clone())) => {
+            Some((Severity::Warning, "ResizeError", message.unwrap_or_default()))
+        }
+        (None, Some((None, _))) => {
+            Some((Severity::Normal, "ResizeStarted", "Pod resize started".into()))
+        }
+        (Some(_), None) if find(Some(computed), status::RESIZE_PENDING).is_none() => {
+            Some((Severity::Normal, "ResizeCompleted", "Pod resize completed".into()))
+        }
+        _ => None,
+    }
 }
 
 /// Whether two statuses say the same in the parts that are ours.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_api::quantity::Quantity as Amount;
 
@@ -30,6 +30,55 @@ fn cpu_milli(amounts: Option<&BTreeMap<String, Quantity>>) -> Option<i64> {
 
 fn memory_bytes(amounts: Option<&BTreeMap<String, Quantity>>) -> Option<i64> {
     amounts?.get("memory").and_then(parse).map(Amount::bytes)
+}
+
+/// What a pod asks for, in thousandths: its containers and sidecars together,
+/// or the init container that needs most beside the sidecars before it. With
+/// `given`, what the node has given counts where it says so.
+pub fn requests(pod: &Pod, given: Option<&PodStatus>) -> BTreeMap<String, i64> {
+    let known = given.into_iter().flat_map(|status| {
+        status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
+    });
+    let known: BTreeMap<&str, _> = known
+        .filter_map(|status| Some((status.name.as_str(), status.allocated_resources.as_ref()?)))
+        .collect();
+    let none = BTreeMap::new();
+    let of = |container: &Container| -> BTreeMap<String, i64> {
+        let own = container.resources.as_ref().and_then(|own| own.requests.as_ref());
+        let list = known.get(container.name.as_str()).copied().or(own).unwrap_or(&none);
+        list.iter()
+            .filter_map(|(name, amount)| Some((name.clone(), parse(amount)?.millis())))
+            .collect()
+    };
+    let add = |sum: &mut BTreeMap<String, i64>, more: BTreeMap<String, i64>| {
+        more.into_iter().for_each(|(name, amount)| *sum.entry(name).or_default() += amount);
+    };
+    let spec = super::model::spec(pod);
+    let (mut sidecars, mut most) = (BTreeMap::new(), BTreeMap::new());
+    for init in spec.init_containers.iter().flatten() {
+        if super::model::is_sidecar(init) {
+            add(&mut sidecars, of(init));
+            continue;
+        }
+        let mut alone = sidecars.clone();
+        add(&mut alone, of(init));
+        raise(&mut most, alone);
+    }
+    spec.containers.iter().for_each(|container| add(&mut sidecars, of(container)));
+    raise(&mut most, sidecars);
+    for (name, amount) in spec.overhead.iter().flatten() {
+        let amount = parse(amount).map_or(0, Amount::millis);
+        *most.entry(name.clone()).or_default() += amount;
+    }
+    most
+}
+
+/// The larger of both, by name.
+fn raise(most: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
+    for (name, amount) in other {
+        let known = most.entry(name).or_default();
+        *known = amount.max(*known);
+    }
 }
 
 /// The limits that the runtime enforces.
@@ -126,6 +175,26 @@ mod tests {
             .unwrap();
             assert_eq!(qos_class(&spec), expected, "{resources}");
         }
+    }
+
+    #[test]
+    fn a_pod_asks_for_its_sum_or_its_largest_init_container() {
+        let asks = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "overhead": {"cpu": "10m"},
+            "initContainers": [
+                {"name": "s", "restartPolicy": "Always", "resources": asks("100m")},
+                {"name": "i", "resources": asks("500m")},
+            ],
+            "containers": [{"name": "a", "resources": asks("200m")}, {"name": "b"}],
+        }}))
+        .unwrap();
+        assert_eq!(requests(&pod, None), BTreeMap::from([("cpu".into(), 610)]));
+        let given: PodStatus = serde_json::from_value(json!({"containerStatuses": [{"name": "a",
+            "image": "", "imageID": "", "ready": true, "restartCount": 0,
+            "allocatedResources": {"cpu": "1"}}]}))
+        .unwrap();
+        assert_eq!(requests(&pod, Some(&given)), BTreeMap::from([("cpu".into(), 1110)]));
     }
 
     #[test]

@@ -10,15 +10,23 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ResourceRequirements, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, RestartPolicy, is_sidecar, spec, uid,
+    Attempt, Failure, Observed, PULL_ERROR_SHOWN, as_container, is_sidecar, spec, uid,
 };
 use super::plan::{Outcome, is_pull, outcome};
+use super::resize::other_limits;
 use super::resources::qos_class;
+use super::restart::restarts;
 use crate::runtime::{State, labels};
+
+/// The node has no room for a resize.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+/// A resize is being carried out.
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// The status of `pod`. `node_ips` are the addresses of its node.
 pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timestamp) -> PodStatus {
@@ -41,17 +49,30 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
     let inits = spec(pod).init_containers.as_deref().unwrap_or_default();
     let init_statuses: Vec<_> =
         inits.iter().map(|container| view.container(container, true)).collect();
+    let ephemeral = spec(pod).ephemeral_containers.iter().flatten();
+    let ephemeral_statuses: Vec<_> = ephemeral
+        .map(|own| ContainerStatus { ready: false, ..view.container(&as_container(own), false) })
+        .collect();
     let (reason, message) = match ended {
         Some(Outcome::DeadlineExceeded) => (
             Some("DeadlineExceeded".to_owned()),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         ),
+        Some(Outcome::Refused) => match &observed.refused {
+            Some(refusal) => (
+                Some(refusal.reason.to_owned()),
+                Some(format!("Pod was rejected: {}", refusal.message)),
+            ),
+            None => (old.reason.clone(), old.message.clone()),
+        },
         _ => (old.reason.clone(), old.message.clone()),
     };
     PodStatus {
         conditions: Some(view.conditions(phase, old.conditions.as_deref().unwrap_or_default())),
         container_statuses: Some(container_statuses),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
+        ephemeral_container_statuses: (!ephemeral_statuses.is_empty())
+            .then_some(ephemeral_statuses),
         host_ip: node_ips.first().map(IpAddr::to_string),
         host_ips: Some(node_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         message,
@@ -86,7 +107,9 @@ impl View<'_> {
         if !running && self.observed.busy.is_empty() {
             match self.ended {
                 Some(Outcome::Succeeded) => return "Succeeded",
-                Some(Outcome::Failed | Outcome::DeadlineExceeded) => return "Failed",
+                Some(Outcome::Failed | Outcome::DeadlineExceeded | Outcome::Refused) => {
+                    return "Failed";
+                }
                 // A deleted pod ends as its containers did.
                 None if deleting && !self.observed.containers.is_empty() => {
                     let names = spec(self.pod).containers.iter().map(|container| &container.name);
@@ -154,16 +177,40 @@ impl View<'_> {
             ),
             _ => containers_ready.clone(),
         };
-        [
+        let mut verdicts = vec![
             ("PodReadyToStartContainers", Verdict { holds: sandbox_ready, ..Verdict::yes() }),
             ("Initialized", initialized),
             ("Ready", ready),
             ("ContainersReady", containers_ready),
             ("PodScheduled", Verdict::yes()),
-        ]
-        .into_iter()
-        .map(|(kind, verdict)| self.condition(kind, verdict, old))
-        .collect()
+        ];
+        if let Some(pending) = &self.observed.resize_pending {
+            let verdict = Verdict::because(true, pending.reason, pending.message.clone());
+            verdicts.push((RESIZE_PENDING, verdict));
+        }
+        verdicts.extend(self.resize_in_progress().map(|verdict| (RESIZE_IN_PROGRESS, verdict)));
+        let verdicts = verdicts.into_iter();
+        verdicts.map(|(kind, verdict)| self.condition(kind, verdict, old)).collect()
+    }
+
+    /// Whether some container still has other limits than it should.
+    fn resize_in_progress(&self) -> Option<Verdict> {
+        if self.ended.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let all = spec(self.pod).init_containers.iter().flatten().chain(&spec(self.pod).containers);
+        let mut late = all.filter(|container| {
+            let running = self.observed.current(&container.name).filter(|found| found.is_running());
+            running.is_some_and(|attempt| other_limits(container, attempt).is_some())
+        });
+        let first = late.next()?;
+        let failed = late
+            .chain([first])
+            .find_map(|container| self.observed.resize_failures.get(&container.name));
+        Some(match failed {
+            Some(failure) => Verdict::because(true, failure.reason, failure.message.clone()),
+            None => Verdict::yes(),
+        })
     }
 
     /// A readiness gate that its owner has not opened.
@@ -215,7 +262,7 @@ impl View<'_> {
                     let state = ContainerState { running: Some(running), ..Default::default() };
                     (state, previous.and_then(terminated))
                 }
-                State::Exited { .. } => match self.restart_reason(container, attempt, init) {
+                State::Exited { .. } => match self.restart_reason(container, attempt) {
                     Some(waiting) => (waiting, terminated(attempt)),
                     None => {
                         (terminated(attempt).unwrap_or_default(), previous.and_then(terminated))
@@ -245,9 +292,30 @@ impl View<'_> {
                 .unwrap_or_default(),
             started: Some(latest.is_some_and(|attempt| self.observed.is_started(attempt))),
             state: Some(state),
-            resources: latest.and(container.resources.clone()),
+            resources: self.enforced(container, latest),
+            allocated_resources: latest
+                .and(container.resources.as_ref())
+                .and_then(|resources| resources.requests.clone()),
+            volume_mounts: mount_statuses(container),
             ..Default::default()
         }
+    }
+
+    /// What a container may use: what it asks for, or what it had until the
+    /// runtime has taken that over.
+    fn enforced(
+        &self,
+        container: &Container,
+        latest: Option<&Attempt>,
+    ) -> Option<ResourceRequirements> {
+        let latest = latest?;
+        if !latest.is_running() || other_limits(container, latest).is_none() {
+            return container.resources.clone();
+        }
+        let status = self.pod.status.as_ref()?;
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        let known = all.filter(|known| known.name == container.name);
+        known.filter_map(|known| known.resources.clone()).next()
     }
 
     /// The state of a container that has not been started yet.
@@ -279,25 +347,14 @@ impl View<'_> {
 
     /// Why a container that ended does not run again yet; `None` when it will
     /// not, or starts at once.
-    fn restart_reason(
-        &self,
-        container: &Container,
-        attempt: &Attempt,
-        init: bool,
-    ) -> Option<ContainerState> {
+    fn restart_reason(&self, container: &Container, attempt: &Attempt) -> Option<ContainerState> {
         if self.ended.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
         if let Some(failure) = self.observed.failures.get(&container.name) {
             return Some(self.failed(container, failure));
         }
-        let policy = match RestartPolicy::of(self.pod) {
-            _ if init && is_sidecar(container) => RestartPolicy::Always,
-            RestartPolicy::Never => RestartPolicy::Never,
-            _ if init => RestartPolicy::OnFailure,
-            policy => policy,
-        };
-        let restarts = policy.restarts(attempt.exit_code()?);
+        let restarts = restarts(self.pod, container, attempt.exit_code()?);
         let due = attempt.restart_at()?;
         if !restarts || due <= self.now || self.observed.busy.contains_key(&container.name) {
             return None;
@@ -339,6 +396,17 @@ impl Verdict {
     fn because(holds: bool, reason: &'static str, message: String) -> Self {
         Self { holds, reason: Some(reason), message }
     }
+}
+
+/// The mounts of a container; Docker makes no mount read-only all the way down.
+fn mount_statuses(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let status = |mount: &VolumeMount| VolumeMountStatus {
+        mount_path: mount.mount_path.clone(),
+        name: mount.name.clone(),
+        read_only: mount.read_only,
+        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+    };
+    container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(status).collect())
 }
 
 fn waiting(reason: &str, message: String) -> ContainerState {

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 use serde_json::{Value, json};
 
 use super::model::spec_hash;
+use super::resources;
 use crate::runtime::{Container, State, labels};
 
 /// A second on the clock.
@@ -47,6 +48,7 @@ pub(crate) fn container(name: &str, attempt: u32, state: State) -> Container {
         image_id: "sha256:1".into(),
         created: at(0),
         state,
+        limits: resources::limits(None),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pods from the API to the runtime and back: the manager and its workers over
 //! an API in memory, on the in-memory runtime and on Docker.
 
+mod changes;
 mod faults;
 
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -108,16 +110,18 @@ impl<R: Runtime> TestNode<R> {
             runtime: runtime.clone(),
             network: self.cables.clone(),
             images: Images::new(runtime),
+            pods: directory.clone(),
             objects,
             recorder,
             probes,
             starts: Semaphore::new(8),
             node_ips: vec![IpAddr::from([192, 0, 2, 1])],
-            allocatable: Default::default(),
+            allocatable: [("cpu".to_owned(), Quantity("4".into()))].into(),
             memory_bytes: 1 << 30,
             sandbox_image: sandbox_image::name(),
             netns: None,
             least_oom_score: crate::runtime::daemon::least_oom_score(None),
+            app_armor: false,
             metrics: Metrics::new().unwrap(),
         });
         let (runtime_tx, _) = watch::channel(None);

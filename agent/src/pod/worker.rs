@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::admit::{Refusal, refusal};
 use super::api::Tokens;
 use super::apply;
 use super::context::Context;
@@ -28,6 +29,8 @@ use super::inbox::Inbox;
 use super::model::{Attempt, Health, Observed, back_off, uid};
 use super::plan::plan_pod;
 use super::report::Reported;
+use super::resize::{self, Pending};
+use crate::events::Severity;
 use crate::runtime::{Container, RuntimeError};
 use crate::volume::Volumes;
 
@@ -61,7 +64,11 @@ impl Retry {
 pub struct Worker {
     pub(super) ctx: Arc<Context>,
     inbox: Arc<Inbox>,
+    /// The pod as the API has it.
     pub(super) pod: Arc<Pod>,
+    /// The pod as it is run: while a resize has to wait, with the resources
+    /// that it has been given.
+    wanted: Arc<Pod>,
     pub(super) gone: bool,
     pub(super) observed: Observed,
     volumes: Option<Volumes>,
@@ -92,12 +99,24 @@ impl Worker {
         gone: bool,
         found: Vec<Container>,
     ) -> Self {
+        let mut observed = Observed::new(found);
+        let begun = pod
+            .status
+            .as_ref()
+            .is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"));
+        if !gone && !begun && observed.sandbox.is_none() {
+            observed.refused = refusal(&pod, ctx.app_armor);
+        }
+        if let Some(Refusal { reason, message }) = &observed.refused {
+            ctx.recorder.pod(&pod, None, Severity::Warning, reason, message.clone());
+        }
         Self {
             ctx,
             inbox,
+            wanted: pod.clone(),
             pod,
             gone,
-            observed: Observed::new(found),
+            observed,
             volumes: None,
             tokens: Tokens::default(),
             reported: None,
@@ -123,7 +142,8 @@ impl Worker {
             if self.pod.metadata.deletion_timestamp.is_some() {
                 self.observed.ending_since.get_or_insert(now);
             }
-            let plan = plan_pod(&self.pod, self.gone, &self.observed, now);
+            self.settle_resize();
+            let plan = plan_pod(&self.wanted, self.gone, &self.observed, now);
             let again = self.act(&plan, now).await;
             self.watch_probes().await;
             self.report(now);
@@ -161,6 +181,25 @@ impl Worker {
         }
     }
 
+    /// Decides what a resize comes to: what the pod asks for or, while the node
+    /// has no room for that, what it has been given.
+    fn settle_resize(&mut self) {
+        let given = self.reported.as_ref().map(|own| &own.status).or(self.pod.status.as_ref());
+        let asked = given.filter(|given| resize::is_asked(&self.pod, given));
+        let refused = asked.and_then(|given| {
+            let pods = self.ctx.pods.pods();
+            let used = resize::used_by_others(&self.pod, pods.iter().map(AsRef::as_ref));
+            Some((resize::judge(&self.pod, &self.ctx.allocatable, &used)?, given))
+        });
+        self.wanted = match &refused {
+            Some((_, given)) => Arc::new(resize::as_given(&self.pod, given)),
+            None => self.pod.clone(),
+        };
+        let pending = refused.map(|(pending, _)| pending);
+        self.inbox.wait_for_room(pending.as_ref().is_some_and(Pending::is_deferred));
+        self.observed.resize_pending = pending;
+    }
+
     async fn take_joined(&mut self, joined: Result<Done, JoinError>) {
         match joined {
             Ok(done) => self.take_done(done).await,
@@ -184,6 +223,9 @@ impl Worker {
             // A change of labels or annotations may show in a volume.
             self.volumes_stale |= pod.metadata.labels != self.pod.metadata.labels
                 || pod.metadata.annotations != self.pod.metadata.annotations;
+            if pod.metadata.generation != self.pod.metadata.generation {
+                self.observed.resize_failures.clear();
+            }
             self.pod = pod;
         }
         self.gone |= news.gone;
@@ -224,7 +266,9 @@ impl Worker {
         let busy = std::mem::take(&mut self.observed.busy);
         fresh.health = std::mem::take(&mut self.observed.health);
         fresh.failures = std::mem::take(&mut self.observed.failures);
+        fresh.resize_failures = std::mem::take(&mut self.observed.resize_failures);
         fresh.setup_failure = self.observed.setup_failure.take();
+        fresh.refused = self.observed.refused.take();
         fresh.cleaned = self.observed.cleaned;
         fresh.ending_since = self.observed.ending_since;
         if fresh.sandbox.as_ref().map(Attempt::id)

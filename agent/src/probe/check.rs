@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Probe;
 use tokio::net::TcpStream;
 
-use super::{Target, http};
+use super::{Target, grpc, http};
 use crate::pod::hooks::{port_number, run_command};
 use crate::runtime::Runtime;
 
@@ -50,46 +50,43 @@ impl Check {
     }
 
     pub(super) async fn run(self, runtime: &dyn Runtime) -> Outcome {
-        let asked = async {
-            match &self.action {
-                Action::Exec(command) => match run_command(runtime, &self.id, command).await? {
-                    (0, _) => Ok(()),
-                    (_, output) => Err(output),
-                },
-                Action::Http(request) => {
-                    let request = request.as_ref().map_err(Clone::clone)?;
-                    let answer = http::get(request, self.timeout).await?;
-                    if (200..400).contains(&answer.status) {
-                        Ok(())
-                    } else {
-                        Err(format!("HTTP probe failed with statuscode: {}", answer.status))
+        Outcome(self.ask(runtime).await)
+    }
+
+    async fn ask(&self, runtime: &dyn Runtime) -> Result<(), String> {
+        let in_time = self.timeout;
+        match &self.action {
+            Action::Exec(command) => {
+                let run = tokio::time::timeout(in_time, run_command(runtime, &self.id, command));
+                match run.await {
+                    Ok(Ok((0, _))) => Ok(()),
+                    Ok(Ok((_, output))) => Err(output),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => {
+                        let command = command.join(" ");
+                        Err(format!("command timed out: {command:?} timed out after {in_time:?}"))
                     }
                 }
-                Action::Tcp(to) => {
-                    let to = to.ok_or("the pod has no such port or no address")?;
-                    TcpStream::connect(to)
-                        .await
-                        .map(drop)
-                        .map_err(|error| format!("dial tcp {to}: {error}"))
-                }
-                Action::Grpc { to, service } => {
-                    let to = to.ok_or("the pod has no such port or no address")?;
-                    http::grpc_health(to, service, self.timeout).await
+            }
+            Action::Http(request) => {
+                let request = request.as_ref().map_err(Clone::clone)?;
+                match http::get(request, in_time).await?.status {
+                    200..400 => Ok(()),
+                    status => Err(format!("HTTP probe failed with statuscode: {status}")),
                 }
             }
-        };
-        match tokio::time::timeout(self.timeout, asked).await {
-            Ok(result) => Outcome(result),
-            Err(_) => Outcome(Err(match &self.action {
-                Action::Exec(command) => {
-                    format!(
-                        "command timed out: {:?} timed out after {:?}",
-                        command.join(" "),
-                        self.timeout
-                    )
+            Action::Tcp(to) => {
+                let to = to.ok_or("the pod has no such port or no address")?;
+                match tokio::time::timeout(in_time, TcpStream::connect(to)).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) => Err(http::dial_error(&to.to_string(), &error)),
+                    Err(_) => Err(format!("dial tcp {to}: i/o timeout")),
                 }
-                _ => format!("no answer within {:?}", self.timeout),
-            })),
+            }
+            Action::Grpc { to, service } => {
+                let to = to.ok_or("the pod has no such port or no address")?;
+                grpc::health(to, service, in_time).await
+            }
         }
     }
 }

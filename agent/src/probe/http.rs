@@ -1,13 +1,15 @@
 //! HTTP as probes and hooks speak it: one request on a connection of its own,
-//! certificates unchecked, redirects not followed but taken as success.
+//! certificates unchecked, redirects followed as long as they stay with the
+//! host; one to another host is itself the answer. What goes wrong is said in
+//! the words of upstream's client, which people search for.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -17,7 +19,7 @@ use tokio::net::TcpStream;
 use crate::pod::hooks::port_number;
 
 /// How much of an answer is read.
-const BODY_BYTES: usize = 10 * 1024;
+pub(super) const BODY_BYTES: usize = 10 * 1024;
 
 /// A request, resolved from a probe's or hook's spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +36,62 @@ pub struct Request {
 pub struct Answer {
     /// Its status code.
     pub status: u16,
+    /// Where it sends the caller instead.
+    location: Option<String>,
+}
+
+/// `HOST:PORT`, the host in brackets where it has colons.
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// An error of a connection that could not be made.
+pub(super) fn dial_error(to: &str, error: &std::io::Error) -> String {
+    let text = error.to_string();
+    // The library begins with a capital and ends with the number.
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    let text: String = first.into_iter().chain(letters).collect();
+    format!("dial tcp {to}: connect: {text}")
 }
 
 impl Request {
+    /// The URL that is asked for.
+    fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), self.path)
+    }
+
+    fn authority(&self) -> String {
+        authority(&self.to, self.port)
+    }
+
+    /// Where a redirect leads; `None` when that is another host.
+    fn redirected(&self, location: &str) -> Option<Self> {
+        let target: http::Uri = location.parse().ok()?;
+        let mut next = self.clone();
+        if let Some(host) = target.host() {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            next.tls = match target.scheme_str() {
+                Some("https") => true,
+                Some("http") => false,
+                _ => self.tls,
+            };
+            next.port = target.port_u16().unwrap_or(if next.tls { 443 } else { 80 });
+            if host != self.to {
+                return None;
+            }
+        }
+        let path = target.path_and_query().map_or("/", |path| path.as_str());
+        next.path = match path.starts_with('/') {
+            true => path.to_owned(),
+            // Beside the page that was asked for.
+            false => format!("{}/{path}", self.path.rsplit_once('/').map_or("", |(dir, _)| dir)),
+        };
+        Some(next)
+    }
+
     /// The request that `get` describes, to the pod at `host` unless it names
     /// another.
     pub fn of(
@@ -61,34 +116,55 @@ impl Request {
     }
 }
 
-/// Sends the request and reads the answer.
+/// How many redirects are followed.
+const MAX_REDIRECTS: usize = 10;
+
+/// Sends the request, follows redirects and reads the answer, all within
+/// `timeout`.
 pub async fn get(request: &Request, timeout: Duration) -> Result<Answer, String> {
+    let first = request.url();
+    let mut request = request.clone();
     let exchange = async {
-        let stream = TcpStream::connect((request.to.as_str(), request.port))
-            .await
-            .map_err(|error| format!("dial tcp {}:{}: {error}", request.to, request.port))?;
-        if request.tls {
-            let name =
-                ServerName::try_from(request.to.clone()).map_err(|error| error.to_string())?;
-            let stream = tokio_rustls::TlsConnector::from(UNCHECKED.clone())
-                .connect(name, stream)
-                .await
-                .map_err(|error| error.to_string())?;
-            send(request, stream).await
-        } else {
-            send(request, stream).await
+        for _ in 0..MAX_REDIRECTS {
+            let answer = get_once(&request).await;
+            let answer = answer.map_err(|error| format!("Get {:?}: {error}", request.url()))?;
+            let next = answer.location.as_deref().and_then(|at| request.redirected(at));
+            match next {
+                Some(next) if matches!(answer.status, 301 | 302 | 303 | 307 | 308) => {
+                    request = next
+                }
+                _ => return Ok(answer),
+            }
         }
+        Err(format!("Get {:?}: stopped after {MAX_REDIRECTS} redirects", request.url()))
     };
     match tokio::time::timeout(timeout, exchange).await {
         Ok(answer) => answer,
         Err(_) => Err(format!(
-            "Get \"{}://{}:{}{}\": no answer within {timeout:?}",
-            if request.tls { "https" } else { "http" },
-            request.to,
-            request.port,
-            request.path
+            "Get {first:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         )),
     }
+}
+
+async fn get_once(request: &Request) -> Result<Answer, String> {
+    let stream = TcpStream::connect((request.to.as_str(), request.port))
+        .await
+        .map_err(|error| dial_error(&request.authority(), &error))?;
+    if request.tls {
+        let name = ServerName::try_from(request.to.clone()).map_err(|error| error.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(UNCHECKED.clone())
+            .connect(name, stream)
+            .await
+            .map_err(|error| error.to_string())?;
+        send(request, stream).await
+    } else {
+        send(request, stream).await
+    }
+}
+
+/// What went wrong on a connection; a server that hangs up ends the file.
+fn said(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() { "EOF".to_owned() } else { error.to_string() }
 }
 
 async fn send<S>(request: &Request, stream: S) -> Result<Answer, String>
@@ -102,7 +178,7 @@ where
     let has =
         |name: &str| request.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
     for (name, value) in [
-        ("host", format!("{}:{}", request.to, request.port)),
+        ("host", request.authority()),
         ("user-agent", "kube-probe/1.35".into()),
         ("accept", "*/*".into()),
     ] {
@@ -115,86 +191,19 @@ where
     }
     let body = builder.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let answer = async {
-        let answer = sender.send_request(body).await.map_err(|error| error.to_string())?;
+        let answer = sender.send_request(body).await.map_err(|error| said(&error))?;
         let status = answer.status().as_u16();
+        let location = answer.headers().get(http::header::LOCATION);
+        let location = location.and_then(|at| at.to_str().ok()).map(str::to_owned);
         // Read and thrown away, so that the server does not see a broken pipe;
         // what is longer is cut off.
         drop(Limited::new(answer.into_body(), BODY_BYTES).collect().await);
-        Ok(Answer { status })
+        Ok(Answer { status, location })
     };
     tokio::select! {
         answer = answer => answer,
-        Err(error) = connection => Err(error.to_string()),
+        Err(error) = connection => Err(said(&error)),
     }
-}
-
-/// Asks gRPC's health service, `grpc.health.v1.Health/Check`, over plain
-/// HTTP/2. The two messages are small enough to be written by hand.
-pub(super) async fn grpc_health(
-    to: SocketAddr,
-    service: &str,
-    timeout: Duration,
-) -> Result<(), String> {
-    let exchange = async {
-        let stream =
-            TcpStream::connect(to).await.map_err(|error| format!("dial tcp {to}: {error}"))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .map_err(|error| error.to_string())?;
-        let request = http::Request::post(format!("http://{to}/grpc.health.v1.Health/Check"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(health_request(service)))
-            .map_err(|error| error.to_string())?;
-        let answer = async {
-            let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let body = Limited::new(answer.into_body(), BODY_BYTES)
-                .collect()
-                .await
-                .map_err(|error| error.to_string())?;
-            let code = body.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned();
-            let serving = is_serving(&body.to_bytes());
-            match code.as_ref().and_then(|code| code.to_str().ok()) {
-                Some("0") | None if serving => Ok(()),
-                Some(code) if code != "0" => Err(format!("service unhealthy (grpc-status {code})")),
-                _ => Err("service unhealthy (responded with \"NOT_SERVING\")".to_owned()),
-            }
-        };
-        tokio::select! {
-            answer = answer => answer,
-            Err(error) = connection => Err(error.to_string()),
-        }
-    };
-    tokio::time::timeout(timeout, exchange)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
-}
-
-/// `HealthCheckRequest { service }` in a gRPC frame: a byte for "not
-/// compressed", four for the length, then field 1 as a string.
-fn health_request(service: &str) -> Bytes {
-    let mut message = Vec::new();
-    if !service.is_empty() {
-        message.push(0x0a);
-        let mut length = service.len();
-        while length >= 0x80 {
-            message.push(u8::try_from(length & 0x7f).unwrap_or_default() | 0x80);
-            length >>= 7;
-        }
-        message.push(u8::try_from(length).unwrap_or_default());
-        message.extend_from_slice(service.as_bytes());
-    }
-    let length = u32::try_from(message.len()).unwrap_or_default();
-    let mut frame = vec![0];
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend(message);
-    Bytes::from(frame)
-}
-
-/// Whether `HealthCheckResponse { status }` says `SERVING` (1).
-fn is_serving(frame: &[u8]) -> bool {
-    frame.get(5..) == Some(&[0x08, 0x01])
 }
 
 /// TLS that takes any certificate: a probe asks whether the server lives, not
@@ -250,8 +259,6 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::StreamBody;
-    use hyper::body::Frame;
     use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -287,60 +294,63 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_grpc_server_is_asked_for_its_health() {
-        // The answer's message, its status trailer, and what comes of it.
-        let cases = [
-            ("serving", Some([0, 0, 0, 0, 2, 8, 1]), "0", Ok(())),
-            (
-                "not serving",
-                Some([0, 0, 0, 0, 2, 8, 2]),
-                "0",
-                Err("service unhealthy (responded with \"NOT_SERVING\")"),
-            ),
-            ("not known", None, "5", Err("service unhealthy (grpc-status 5)")),
-        ];
-        for (name, message, status, expected) in cases {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let to = listener.local_addr().unwrap();
-            let server = tokio::spawn(async move {
-                let (stream, _) = listener.accept().await.unwrap();
-                let answer =
-                    hyper::service::service_fn(move |asked: http::Request<_>| async move {
-                        assert_eq!(asked.uri().path(), "/grpc.health.v1.Health/Check");
-                        assert_eq!(asked.headers()["content-type"], "application/grpc");
-                        let asked: hyper::body::Incoming = asked.into_body();
-                        let asked = asked.collect().await.unwrap().to_bytes();
-                        assert_eq!(asked, health_request("db"));
-                        let trailers = http::HeaderMap::from_iter([(
-                            http::HeaderName::from_static("grpc-status"),
-                            http::HeaderValue::from_static(status),
-                        )]);
-                        let message =
-                            message.map(|bytes| Frame::data(Bytes::copy_from_slice(&bytes)));
-                        let frames = message.into_iter().chain([Frame::trailers(trailers)]);
-                        let frames = frames.map(Ok::<_, std::convert::Infallible>);
-                        Ok::<_, hyper::Error>(http::Response::new(StreamBody::new(
-                            futures::stream::iter(frames),
-                        )))
-                    });
-                let executor = TokioExecutor::new();
-                let http = hyper::server::conn::http2::Builder::new(executor);
-                // The client hangs up when it has its answer.
-                drop(http.serve_connection(TokioIo::new(stream), answer).await);
-            });
-            let found = grpc_health(to, "db", Duration::from_secs(5)).await;
-            assert_eq!(found, expected.map_err(str::to_owned), "{name}");
-            server.await.unwrap();
-        }
+    fn request(path: &str, port: u16) -> Request {
+        let action = json!({"path": path, "port": port, "host": "127.0.0.1"});
+        let action: HTTPGetAction = serde_json::from_value(action).unwrap();
+        Request::of(&action, None, &Container::default()).unwrap()
     }
 
-    #[test]
-    fn grpc_messages_are_framed() {
-        assert_eq!(&health_request("")[..], [0, 0, 0, 0, 0]);
-        assert_eq!(&health_request("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
-        assert!(is_serving(&[0, 0, 0, 0, 2, 0x08, 0x01]));
-        assert!(!is_serving(&[0, 0, 0, 0, 2, 0x08, 0x02]));
-        assert!(!is_serving(&[0, 0, 0, 0, 0]));
+    /// Answers each connection with the next of these, then listens no more.
+    async fn serve(answers: Vec<String>) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                let answer = answer.replace("PORT", &port.to_string());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_on_the_same_host() {
+        let to = |location: &str| {
+            format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")
+        };
+        let plain = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        let cases = [
+            ("to a path", vec![to("/b"), plain("500 Oops")], 500),
+            ("to an URL", vec![to("http://127.0.0.1:PORT/b"), plain("200 OK")], 200),
+            ("to another host", vec![to("http://other.example/")], 302),
+        ];
+        for (name, answers, expected) in cases {
+            let port = serve(answers).await;
+            let answer = get(&request("/a", port), Duration::from_secs(5)).await.unwrap();
+            assert_eq!(answer.status, expected, "{name}");
+        }
+        let port = serve(vec![to("/a"); 10]).await;
+        let error = get(&request("/a", port), Duration::from_secs(5)).await.unwrap_err();
+        assert!(error.ends_with("stopped after 10 redirects"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn failures_are_said_as_upstream_says_them() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let waits = silent.local_addr().unwrap().port();
+        let hangs_up = serve(vec![String::new()]).await;
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let cases = [
+            (free, "dial tcp 127.0.0.1:PORT: connect: connection refused"),
+            (hangs_up, "EOF"),
+            (waits, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"),
+        ];
+        for (port, expected) in cases {
+            let error = get(&request("/x", port), Duration::from_millis(300)).await.unwrap_err();
+            let expected = expected.replace("PORT", &port.to_string());
+            assert_eq!(error, format!("Get \"http://127.0.0.1:{port}/x\": {expected}"));
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! pod's worker, which decides what follows from them.
 
 mod check;
+mod grpc;
 pub mod http;
 mod state;
 

@@ -41,6 +41,12 @@ pub fn least_oom_score(engine: Option<i32>) -> i64 {
     own.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Whether the kernel enforces AppArmor profiles.
+pub fn enforces_app_armor() -> bool {
+    let switch = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    switch.is_ok_and(|text| text.trim() == "Y")
+}
+
 fn may_lower(status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits =

@@ -8,7 +8,9 @@ use bollard::models::{
 };
 use jiff::Timestamp;
 
-use super::{Container, ContainerSpec, Event, EventKind, Image, Mount, Propagation, State, Stats};
+use super::{
+    Container, ContainerSpec, Event, EventKind, Image, Limits, Mount, Propagation, State, Stats,
+};
 
 /// The period that CPU quotas refer to.
 pub(super) const CPU_PERIOD_US: i64 = 100_000;
@@ -112,6 +114,18 @@ pub(super) fn container(found: ContainerInspectResponse) -> Container {
         image_id: found.image.unwrap_or_default(),
         created,
         state: state(found.state.unwrap_or_default(), created),
+        limits: limits(&found.host_config.unwrap_or_default()),
+    }
+}
+
+/// Docker writes 0 or -1 for "none".
+fn limits(config: &HostConfig) -> Limits {
+    let some = |value: Option<i64>| value.filter(|value| *value > 0);
+    Limits {
+        cpu_shares: some(config.cpu_shares),
+        cpu_quota_us: some(config.cpu_quota),
+        memory_bytes: some(config.memory),
+        pids: some(config.pids_limit),
     }
 }
 

@@ -40,6 +40,7 @@ struct Inner {
     remote: BTreeMap<String, Image>,
     exec_codes: BTreeMap<String, i64>,
     failing_starts: BTreeMap<String, String>,
+    failing_updates: Option<String>,
     calls: Vec<String>,
     down: bool,
     next: u64,
@@ -87,6 +88,11 @@ impl Memory {
     /// Makes the starts of containers of this image fail.
     pub fn fail_start(&self, image: &str, message: &str) {
         self.lock().failing_starts.insert(image.into(), message.into());
+    }
+
+    /// Makes changes of limits fail, or succeed again.
+    pub fn fail_updates(&self, message: Option<&str>) {
+        self.lock().failing_updates = message.map(str::to_owned);
     }
 
     /// Takes the runtime down, or brings it back.
@@ -210,6 +216,7 @@ impl Runtime for Memory {
             image_id,
             created: Timestamp::now(),
             state: State::Created,
+            limits: spec.limits.clone(),
         };
         inner.containers.insert(id.clone(), container);
         inner.specs.insert(id.clone(), spec.clone());
@@ -281,8 +288,11 @@ impl Runtime for Memory {
     async fn update(&self, id: &str, limits: &Limits) -> Result<()> {
         let mut inner = self.up("update", id)?;
         let id = inner.find(id)?.id.clone();
-        if let Some(spec) = inner.specs.get_mut(&id) {
-            spec.limits = limits.clone();
+        if let Some(error) = inner.failing_updates.clone() {
+            return Err(RuntimeError::Refused(error));
+        }
+        if let Some(container) = inner.containers.get_mut(&id) {
+            container.limits = limits.clone();
         }
         Ok(())
     }

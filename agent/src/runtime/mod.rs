@@ -163,6 +163,8 @@ pub struct Container {
     pub created: Timestamp,
     /// What it does now.
     pub state: State,
+    /// The limits that are enforced on it.
+    pub limits: Limits,
 }
 
 /// The state of a container.

@@ -177,6 +177,7 @@ mod tests {
             image_id: String::new(),
             created: jiff::Timestamp::from_second(created).unwrap(),
             state: State::Created,
+            limits: crate::runtime::Limits::default(),
         }
     }
 

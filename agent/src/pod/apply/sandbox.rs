@@ -30,7 +30,10 @@ pub async fn set_up(
         Some(old) if old.is_running() => old.container,
         old => {
             let netns = ctx.netns.as_deref();
-            let spec = container::sandbox(&ctx.owner(pod), attempt, &ctx.sandbox_image, netns);
+            let hostname = files::sandbox_hostname(pod, &ctx.config.cluster_domain)
+                .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
+            let owner = ctx.owner(pod);
+            let spec = container::sandbox(&owner, attempt, &ctx.sandbox_image, netns, hostname);
             let permit = ctx.starts.acquire().await;
             let started = start_sandbox(ctx, &spec).await;
             drop(permit);
@@ -79,7 +82,7 @@ async fn write_hosts(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> std::io::Resul
     let dir = ctx.config.pod_dir(uid(pod));
     let hosts = if spec(pod).host_network == Some(true) {
         let own = tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default();
-        own + &files::host_aliases(pod)
+        files::node_hosts(pod, &own)
     } else {
         files::hosts(pod, ips, &ctx.config.cluster_domain)
     };

@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 use super::super::container::{self, Inputs};
 use super::super::context::Context;
 use super::super::env::{self, Sources};
-use super::super::model::uid;
+use super::super::model::{container_named, uid};
 use super::image::image;
 use super::sandbox::base_sources;
-use super::{Failed, Start, container_named, create, termination_log};
+use super::{Failed, Start, create, termination_log};
 use crate::events::Severity;
 use crate::runtime::{Container, ContainerSpec, Image};
 use crate::volume;
@@ -28,8 +28,8 @@ pub async fn start(ctx: &Context, pod: &Pod, start: &Start) -> Result<Container,
     let say = |severity, reason: &str, message: String| {
         ctx.recorder.pod(pod, Some(&start.name), severity, reason, message);
     };
-    let image = image(ctx, pod, wanted).await?;
-    let spec = container_spec(ctx, pod, wanted, start, &image).await.inspect_err(|failed| {
+    let image = image(ctx, pod, &wanted).await?;
+    let spec = container_spec(ctx, pod, &wanted, start, &image).await.inspect_err(|failed| {
         say(Severity::Warning, "Failed", format!("Error: {}", failed.message));
     })?;
     let permit = ctx.starts.acquire().await;
@@ -68,8 +68,10 @@ async fn container_spec(
     image: &Image,
 ) -> Result<ContainerSpec, Failed> {
     let config_error = |message: String| Failed::new("CreateContainerConfigError", message);
+    let target = start.target.clone().map_err(config_error)?;
     let sources = env_sources(ctx, pod, wanted, &start.ips).await.map_err(config_error)?;
     let env = env::resolve(pod, wanted, &sources).map_err(|error| config_error(error.0))?;
+    let seccomp = seccomp_text(ctx, pod, wanted).await.map_err(config_error)?;
     let pod_dir = ctx.config.pod_dir(uid(pod));
     let volumes = volume::container_mounts(wanted, &start.volumes, &env, &pod_dir)
         .await
@@ -81,14 +83,36 @@ async fn container_spec(
         crashes: start.crashes,
         sandbox_id: start.sandbox.id(),
         sandbox: start.sandbox.number,
+        target: target.as_deref(),
         image,
         env,
         volumes,
         pod_dir: &pod_dir,
         termination_log: &termination_log,
+        seccomp,
         node_memory_bytes: ctx.memory_bytes,
     };
     container::container(&ctx.owner(pod), wanted, inputs).map_err(|error| config_error(error.0))
+}
+
+/// The profile of this machine that the container is to run under: a file
+/// below `seccomp/` in the data directory. Its name has been checked not to
+/// lead out of there.
+async fn seccomp_text(
+    ctx: &Context,
+    pod: &Pod,
+    container: &Spec,
+) -> Result<Option<String>, String> {
+    let context = container.security_context.clone().unwrap_or_default();
+    let profile = container::seccomp_profile(pod, &context);
+    let local = profile.filter(|profile| profile.type_ == "Localhost");
+    let Some(name) = local.and_then(|profile| profile.localhost_profile.as_deref()) else {
+        return Ok(None);
+    };
+    let path = ctx.config.data_dir.join("seccomp").join(name);
+    let read = tokio::fs::read_to_string(&path).await;
+    read.map(Some)
+        .map_err(|error| format!("cannot load seccomp profile {:?}: {error}", path.display()))
 }
 
 async fn env_sources(

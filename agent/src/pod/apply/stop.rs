@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::super::context::Context;
 use super::super::hooks;
-use super::super::model::{Attempt, spec, uid};
-use super::{container_named, containers_of, termination_log};
+use super::super::model::{Attempt, container_named, spec, uid};
+use super::{containers_of, termination_log};
 use crate::events::Severity;
 use crate::runtime::{Container, LogOptions, Output, RuntimeError};
 use crate::volume;
@@ -19,6 +19,10 @@ use crate::volume;
 const MESSAGE_BYTES: usize = 4096;
 const MESSAGE_LOG_BYTES: usize = 2048;
 const MESSAGE_LOG_LINES: i64 = 80;
+
+/// What is left of the grace period at least after a preStop hook; upstream's
+/// own figure.
+const AFTER_HOOK: Duration = Duration::from_secs(2);
 
 /// What a container that ended had to say.
 pub async fn termination_message(
@@ -71,8 +75,8 @@ pub async fn stop(
     ctx.recorder.pod(pod, Some(name), Severity::Normal, "Killing", told);
     let since = Instant::now();
     let hook = container_named(pod, name)
-        .and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
-    if let Some(hook) = hook
+        .and_then(|container| container.lifecycle.as_ref()?.pre_stop.clone());
+    if let Some(hook) = &hook
         && !grace.is_zero()
     {
         let run = run_hook(ctx, pod, name, id, hook, ips);
@@ -84,7 +88,9 @@ pub async fn stop(
             Err(_) => tracing::info!(container = name, "preStop hook used up the grace period"),
         }
     }
-    ctx.runtime.stop(id, grace.saturating_sub(since.elapsed())).await?;
+    // Whatever the hook took, the signal is heard before the kill.
+    let left = grace.saturating_sub(since.elapsed()).max(AFTER_HOOK.min(grace));
+    ctx.runtime.stop(id, left).await?;
     match ctx.runtime.inspect(id).await {
         Ok(container) => Ok(Some(container)),
         Err(RuntimeError::NotFound(_)) => Ok(None),
@@ -105,7 +111,7 @@ pub async fn run_hook(
         Some(true) => ctx.node_ips.first(),
         _ => ips.first(),
     };
-    let container = container_named(pod, name).cloned().unwrap_or_default();
+    let container = container_named(pod, name).unwrap_or_default();
     hooks::run(ctx.runtime.as_ref(), id, hook, host.copied(), &container).await
 }
 

@@ -9,14 +9,14 @@ use k8s_openapi::api::core::v1::Pod;
 use tracing::{debug, warn};
 
 use super::super::api;
-use super::super::apply::{self, container_named};
+use super::super::apply;
 use super::super::context::Context;
-use super::super::model::{Work, spec};
+use super::super::model::{Work, container_named, spec};
 use super::super::plan::{Action, Plan};
 use super::{Done, Worker};
 use crate::events::Severity;
 use crate::probe::{Target, initial_health};
-use crate::runtime::labels;
+use crate::runtime::{Limits, labels};
 
 /// Marks a refresh of volumes in `busy`. A slash cannot occur in a name.
 pub(super) const VOLUMES: &str = "/volumes";
@@ -32,6 +32,9 @@ impl Worker {
                 }
                 Action::Stop { container, id, grace, message } => {
                     self.stop(container, id, *grace, message, now)
+                }
+                Action::Resize { container, id, limits } => {
+                    self.resize(container, id, limits.clone());
                 }
                 Action::Remove { ids } => {
                     for id in ids {
@@ -119,14 +122,38 @@ impl Worker {
             sandbox,
             ips: self.observed.ips.clone(),
             volumes,
+            target: self.target_of(name),
         };
         self.observed.busy.insert(name.to_owned(), Work::Starting);
-        let (ctx, pod) = (self.ctx.clone(), self.pod.clone());
+        let (ctx, pod) = (self.ctx.clone(), self.wanted.clone());
         let handle = self.jobs.spawn(async move {
             let result = apply::start(&ctx, &pod, &start).await;
             Done::Start(start.name, result)
         });
         self.starting.insert(name.to_owned(), handle);
+    }
+
+    /// The container whose processes an ephemeral container wants to see.
+    fn target_of(&self, name: &str) -> Result<Option<String>, String> {
+        let ephemeral = spec(&self.pod).ephemeral_containers.iter().flatten();
+        let target = ephemeral.filter(|own| own.name == name).find_map(|own| {
+            own.target_container_name.as_deref().filter(|target| !target.is_empty())
+        });
+        let Some(target) = target else { return Ok(None) };
+        match self.observed.current(target) {
+            Some(attempt) if attempt.is_running() => Ok(Some(attempt.id().to_owned())),
+            Some(_) => Err(format!("container {target} is not running")),
+            None => Err(format!("unable to find target container {target}")),
+        }
+    }
+
+    fn resize(&mut self, name: &str, id: &str, limits: Limits) {
+        self.observed.busy.insert(name.to_owned(), Work::Resizing);
+        let (ctx, name, id) = (self.ctx.clone(), name.to_owned(), id.to_owned());
+        self.jobs.spawn(async move {
+            let result = apply::resize(&ctx, &id, &limits).await;
+            Done::Resize(name, id, result)
+        });
     }
 
     fn stop(&mut self, name: &str, id: &str, grace: Duration, message: &str, now: Timestamp) {
@@ -199,7 +226,7 @@ impl Worker {
             {
                 continue;
             }
-            targets.push((container.clone(), attempt.id().to_owned()));
+            targets.push((container.into_owned(), attempt.id().to_owned()));
         }
         for (container, id) in targets {
             let mut known = initial_health(&container, self.was_ready(&id));

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 use tracing::{debug, warn};
 
-use super::super::apply::{self, Failed, Ready, container_named};
-use super::super::model::{Condemned, Failure};
+use super::super::apply::{self, Failed, Ready};
+use super::super::model::{Condemned, Failure, container_named};
 use super::super::report::Reported;
 use super::Worker;
 use super::act::VOLUMES;
@@ -22,6 +22,7 @@ pub(in crate::pod) enum Done {
     Volumes(Result<Volumes, Failed>),
     Start(String, Result<Container, Failed>),
     Stop(String, String, Result<Option<Container>, RuntimeError>),
+    Resize(String, String, Result<Container, String>),
     Hook(String, String, Result<(), String>),
     Released(Result<(), String>),
     Cleaned(Result<(), String>),
@@ -98,6 +99,22 @@ impl Worker {
                         );
                         // Tried again by the next plan, which would be at once.
                         tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+            Done::Resize(name, id, result) => {
+                self.observed.busy.remove(&name);
+                match result {
+                    Ok(container) => {
+                        self.observed.resize_failures.remove(&name);
+                        self.observe(container).await;
+                    }
+                    Err(message) => {
+                        let failures = &mut self.observed.resize_failures;
+                        let count = failures.get(&name).map_or(1, |old| old.count + 1);
+                        let failed = Failure { reason: "Error", message, at: now, count };
+                        failures.insert(name, failed);
+                        self.inspect(&id).await;
                     }
                 }
             }
@@ -188,9 +205,9 @@ impl Worker {
                 self.observed.failures.remove(name);
                 let id = container.id.clone();
                 self.observe(container).await;
-                let lifecycle = container_named(&self.pod, name)
-                    .and_then(|container| container.lifecycle.as_ref());
-                if let Some(hook) = lifecycle.and_then(|lifecycle| lifecycle.post_start.clone()) {
+                let hook = container_named(&self.pod, name)
+                    .and_then(|container| container.lifecycle.as_ref()?.post_start.clone());
+                if let Some(hook) = hook {
                     self.observed.health.entry(id.clone()).or_default().hook_pending = true;
                     let (ctx, pod, ips, name) = (
                         self.ctx.clone(),

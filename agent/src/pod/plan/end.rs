@@ -1,0 +1,139 @@
+//! How a pod ends: what is stopped, in which order and in what time, and what
+//! is removed. Pure.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::super::model::{Attempt, Observed, Work, is_sidecar, spec};
+use super::{Action, Plan};
+
+/// Grace period of a pod whose object vanished without one.
+const GONE_GRACE: Duration = Duration::from_secs(1);
+/// Grace period where the spec has none.
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+
+/// How long a ready pod goes on serving after its deletion was asked for. Its
+/// address has to disappear from every node's Services first: a server that
+/// exits at its signal would else refuse connections still sent to it. Long
+/// enough for a change to pass through EndpointSlice, watch and ruleset on a
+/// busy machine, short beside any grace period.
+pub const SETTLE: SignedDuration = SignedDuration::from_millis(500);
+
+/// The pod has to go: stop, clean up, delete, each when the one before is done.
+pub(super) fn plan_end(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    if observed.cleaned {
+        if !gone {
+            plan.actions.push(Action::DeleteObject);
+        }
+        return plan;
+    }
+    if observed.busy.values().any(|work| *work == Work::Starting) {
+        plan.actions.push(Action::Abandon);
+        return plan;
+    }
+    if let Some(until) = settles_until(pod, gone, observed, now) {
+        plan.look_at(until);
+        return plan;
+    }
+    stop_all(pod, end_grace(pod, gone, now), "", observed, now, &mut plan);
+    if plan.actions.is_empty() && observed.busy.is_empty() {
+        plan.actions.push(Action::CleanUp);
+    }
+    plan
+}
+
+/// The pod ended by itself: stop what still runs beside it, keep what is left
+/// for its logs.
+pub(super) fn plan_finished(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let grace = spec_grace(pod);
+    stop_all(pod, grace, "", observed, now, &mut plan);
+    if plan.actions.is_empty() && observed.busy.is_empty() && observed.sandbox.is_some() {
+        plan.actions.push(Action::ReleaseSandbox);
+    }
+    plan
+}
+
+/// Stops the pod's containers, sidecars after the others and in the reverse of
+/// their order, so that the others can use them to the end.
+pub(super) fn stop_all(
+    pod: &Pod,
+    grace: Duration,
+    message: &str,
+    observed: &Observed,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let sidecars: Vec<_> = spec(pod)
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| is_sidecar(container))
+        .map(|container| container.name.as_str())
+        .collect();
+    let stop = |name: &str, attempt: &Attempt| Action::Stop {
+        container: name.to_owned(),
+        id: attempt.id().to_owned(),
+        grace,
+        message: message.to_owned(),
+    };
+    // A stop under way is left alone unless it would take longer than it may
+    // now, as when a deletion is made urgent.
+    let due = SignedDuration::try_from(grace)
+        .ok()
+        .and_then(|grace| now.checked_add(grace).ok())
+        .unwrap_or(now);
+    let open = |name: &str| match observed.busy.get(name) {
+        None => true,
+        Some(Work::Stopping(until)) => *until > due + SignedDuration::from_secs(1),
+        Some(Work::Starting | Work::Resizing | Work::Clearing) => false,
+    };
+    let (side, main): (Vec<_>, Vec<_>) =
+        observed.running().partition(|(name, _)| sidecars.contains(name));
+    if !main.is_empty() {
+        plan.actions.extend(
+            main.iter().filter(|(name, _)| open(name)).map(|(name, attempt)| stop(name, attempt)),
+        );
+        return;
+    }
+    let last =
+        sidecars.iter().rev().find_map(|wanted| side.iter().find(|(name, _)| name == wanted));
+    if let Some((name, attempt)) = last
+        && open(name)
+    {
+        plan.actions.push(stop(name, attempt));
+    }
+}
+
+/// Until when a deleted pod is left running because it may still get requests;
+/// `None` when it need not or the time is over.
+fn settles_until(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Option<Timestamp> {
+    let until = observed.ending_since? + SETTLE;
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let was_ready = conditions
+        .is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
+    let runs = observed.running().next().is_some();
+    let urgent = gone || end_grace(pod, gone, now).is_zero();
+    (was_ready && runs && !urgent && now < until).then_some(until)
+}
+
+/// The time left until the deletion's deadline.
+fn end_grace(pod: &Pod, gone: bool, now: Timestamp) -> Duration {
+    match (&pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds) {
+        (_, Some(0)) => Duration::ZERO,
+        (Some(at), _) => {
+            Duration::try_from(at.0.duration_since(now)).unwrap_or_default().max(GONE_GRACE)
+        }
+        (None, _) if gone => GONE_GRACE,
+        (None, _) => spec_grace(pod),
+    }
+}
+
+/// The grace period of the pod's spec.
+pub fn spec_grace(pod: &Pod) -> Duration {
+    let seconds = spec(pod).termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}

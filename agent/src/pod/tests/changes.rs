@@ -1,0 +1,141 @@
+//! Changes of a pod that runs: containers added to look into it, and other
+//! amounts of CPU and memory.
+
+use serde_json::{Value, json};
+
+use super::{POD, TestNode, hollow, one, ready};
+use crate::runtime::memory::Memory;
+
+/// Changes the pod's object as a user would.
+fn edit(node: &TestNode<Memory>, change: impl FnOnce(&mut Value)) {
+    let mut pod = node.api.get(POD).unwrap();
+    change(&mut pod);
+    pod["metadata"]["generation"] = json!(pod["metadata"]["generation"].as_i64().unwrap() + 1);
+    node.api.put(POD, pod);
+}
+
+fn condition<'a>(pod: &'a Value, kind: &str) -> &'a Value {
+    let mut all = pod["status"]["conditions"].as_array().into_iter().flatten();
+    all.find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
+}
+
+#[tokio::test]
+async fn an_ephemeral_container_joins_and_runs_once() {
+    let mut node = hollow().await;
+    node.apply("p", one());
+    node.until("Ready", ready).await;
+    let target = node.app("a").await.id;
+    let debug = |name: &str, target: &str| json!({"name": name, "image": "img:1", "targetContainerName": target});
+    edit(&node, |pod| pod["spec"]["ephemeralContainers"] = json!([debug("d", "a")]));
+    let state = |pod: &Value, index: usize| {
+        pod["status"]["ephemeralContainerStatuses"][index]["state"].clone()
+    };
+    node.until("running", |pod| state(pod, 0)["running"].is_object()).await;
+    let found = node.app("d").await;
+    assert_eq!(node.runtime.spec(&found.id).unwrap().pid, format!("container:{target}"));
+    // A target that is not there is said, and asked for again.
+    edit(&node, |pod| {
+        pod["spec"]["ephemeralContainers"] = json!([debug("d", "a"), debug("e", "none")]);
+    });
+    let pod = node.until("refused", |pod| state(pod, 1)["waiting"]["message"].is_string()).await;
+    assert_eq!(
+        state(&pod, 1)["waiting"],
+        json!({"reason": "CreateContainerConfigError", "message": "unable to find target container none"})
+    );
+    node.runtime.exit(&found.id, 1);
+    let pod = node.until("ended", |pod| state(pod, 0)["terminated"].is_object()).await;
+    assert_eq!(state(&pod, 0)["terminated"]["exitCode"], 1);
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert!(ready(&pod), "who looks into a pod has no say in its readiness");
+    assert_eq!(node.app("d").await.id, found.id, "never started again");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_resize_changes_the_running_container() {
+    let mut node = hollow().await;
+    let with = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+    let mut spec = one();
+    spec["containers"][0]["resources"] = with("1");
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    let before = node.app("a").await;
+    assert_eq!(before.limits.cpu_quota_us, Some(100_000));
+
+    let resize = |cpu: &str| {
+        edit(&node, |pod| pod["spec"]["containers"][0]["resources"] = with(cpu));
+    };
+    let has = |pod: &Value, cpu: &str| {
+        let status = &pod["status"]["containerStatuses"][0];
+        status["resources"] == with(cpu) && status["allocatedResources"]["cpu"] == cpu
+    };
+    resize("2");
+    let pod = node.until("resized", |pod| has(pod, "2")).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(condition(&pod, "PodResizeInProgress"), &Value::Null);
+    let after = node.app("a").await;
+    assert_eq!((after.id, after.limits.cpu_quota_us), (before.id.clone(), Some(200_000)));
+    node.until_event("ResizeCompleted").await;
+
+    // More than the node has: it waits, and goes on with what it has.
+    resize("9");
+    let pod =
+        node.until("refused", |pod| condition(pod, "PodResizePending")["status"] == "True").await;
+    assert_eq!(condition(&pod, "PodResizePending")["reason"], "Infeasible");
+    assert!(has(&pod, "2"), "{pod:#}");
+    assert_eq!(node.app("a").await.limits.cpu_quota_us, Some(200_000));
+
+    // Back to what fits, on a runtime that refuses at first.
+    node.runtime.fail_updates(Some("device or resource busy"));
+    resize("3");
+    let pod = node
+        .until("failed", |pod| condition(pod, "PodResizeInProgress")["reason"] == "Error")
+        .await;
+    assert_eq!(condition(&pod, "PodResizePending"), &Value::Null);
+    assert_eq!(condition(&pod, "PodResizeInProgress")["message"], "device or resource busy");
+    assert_eq!(pod["status"]["containerStatuses"][0]["resources"], with("2"));
+    node.runtime.fail_updates(None);
+    resize("4");
+    node.until("resized", |pod| has(pod, "4")).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_resize_waits_for_room_and_takes_it() {
+    let mut node = hollow().await;
+    let asks = |cpu: &str| {
+        let mut spec = one();
+        spec["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+        spec
+    };
+    node.apply("other", asks("3"));
+    node.apply("p", asks("1"));
+    node.until("Ready", ready).await;
+    edit(&node, |pod| pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("2"));
+    let reason = |pod: &Value| condition(pod, "PodResizePending")["reason"].clone();
+    node.until("deferred", |pod| reason(pod) == "Deferred").await;
+    node.api.remove("/api/v1/namespaces/ns/pods/other");
+    let given =
+        |pod: &Value| pod["status"]["containerStatuses"][0]["allocatedResources"]["cpu"] == "2";
+    node.until("resized", |pod| reason(pod).is_null() && given(pod)).await;
+    assert_eq!(node.app("a").await.limits.cpu_shares, Some(2048));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_resize_restarts_where_the_policy_says_so() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["containers"][0]["resources"] = json!({"limits": {"memory": "64Mi"}});
+    spec["containers"][0]["resizePolicy"] =
+        json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    edit(&node, |pod| {
+        pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "128Mi"}});
+    });
+    let restarted = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+    node.until("restarted", |pod| restarted(pod) && ready(pod)).await;
+    assert_eq!(node.app("a").await.limits.memory_bytes, Some(128 << 20));
+    node.stop().await;
+}
