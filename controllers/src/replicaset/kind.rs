@@ -84,147 +84,100 @@ pub(crate) struct Failure {
     pub(crate) since: Timestamp,
 }
 
-impl Replicated for ReplicaSet {
-    const CONTROLLER: &'static str = "replicaset";
-    const COMPONENT: &'static str = "replicaset-controller";
-    const REPORTS_TERMINATING: bool = true;
+/// Implements [`Replicated`] for a kind: both have the same fields under types
+/// of their own, which no trait of theirs joins.
+macro_rules! replicated {
+    (
+        $kind:ident, $status:ident, $condition:ident,
+        controller: $controller:literal,
+        component: $component:literal,
+        selector: $spec:ident => $selector:expr,
+        terminating: [$($terminating:ident)?]
+    ) => {
+        impl Replicated for $kind {
+            const CONTROLLER: &'static str = $controller;
+            const COMPONENT: &'static str = $component;
+            const REPORTS_TERMINATING: bool = !stringify!($($terminating)?).is_empty();
 
-    fn replicas(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
-    }
+            fn replicas(&self) -> i32 {
+                self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+            }
 
-    fn min_ready(&self) -> Duration {
-        seconds(self.spec.as_ref().and_then(|spec| spec.min_ready_seconds))
-    }
+            fn min_ready(&self) -> Duration {
+                let seconds = self.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
+                Duration::from_secs(u64::try_from(seconds.unwrap_or(0)).unwrap_or(0))
+            }
 
-    fn selector(&self) -> Result<Selector, Error> {
-        self.spec
-            .as_ref()
-            .map_or_else(|| Ok(Selector::default()), |spec| meta::selector(&spec.selector))
-    }
+            fn selector(&self) -> Result<Selector, Error> {
+                let Some($spec) = &self.spec else { return Ok(Selector::default()) };
+                $selector
+            }
 
-    fn template(&self) -> Option<&PodTemplateSpec> {
-        self.spec.as_ref()?.template.as_ref()
-    }
+            fn template(&self) -> Option<&PodTemplateSpec> {
+                self.spec.as_ref()?.template.as_ref()
+            }
 
-    fn status(&self) -> Counts {
-        let Some(status) = &self.status else { return Counts::default() };
-        let failure =
-            status.conditions.iter().flatten().find(|condition| condition.type_ == REPLICA_FAILURE);
-        Counts {
-            replicas: status.replicas,
-            fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
-            ready: status.ready_replicas.unwrap_or(0),
-            available: status.available_replicas.unwrap_or(0),
-            terminating: status.terminating_replicas.unwrap_or(0),
-            observed_generation: status.observed_generation.unwrap_or(0),
-            failure: failure.map(|condition| Failure {
-                reason: condition.reason.clone().unwrap_or_default(),
-                message: condition.message.clone().unwrap_or_default(),
-                since: condition
-                    .last_transition_time
-                    .as_ref()
-                    .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-            }),
+            fn status(&self) -> Counts {
+                let Some(status) = &self.status else { return Counts::default() };
+                let mut conditions = status.conditions.iter().flatten();
+                let failure = conditions.find(|condition| condition.type_ == REPLICA_FAILURE);
+                Counts {
+                    replicas: status.replicas,
+                    fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
+                    ready: status.ready_replicas.unwrap_or(0),
+                    available: status.available_replicas.unwrap_or(0),
+                    terminating: 0 $(+ status.$terminating.unwrap_or(0))?,
+                    observed_generation: status.observed_generation.unwrap_or(0),
+                    failure: failure.map(|condition| Failure {
+                        reason: condition.reason.clone().unwrap_or_default(),
+                        message: condition.message.clone().unwrap_or_default(),
+                        since: (condition.last_transition_time.as_ref())
+                            .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+                    }),
+                }
+            }
+
+            fn with_status(&self, counts: &Counts) -> Self {
+                let old = self.status.as_ref().and_then(|status| status.conditions.clone());
+                let mut conditions = old.unwrap_or_default();
+                conditions.retain(|condition| condition.type_ != REPLICA_FAILURE);
+                conditions.extend(counts.failure.as_ref().map(|failure| $condition {
+                    type_: REPLICA_FAILURE.into(),
+                    status: "True".into(),
+                    reason: Some(failure.reason.clone()),
+                    message: Some(failure.message.clone()),
+                    last_transition_time: Some(meta::time(failure.since)),
+                }));
+                let status = $status {
+                    replicas: counts.replicas,
+                    fully_labeled_replicas: nonzero(counts.fully_labeled),
+                    ready_replicas: nonzero(counts.ready),
+                    available_replicas: nonzero(counts.available),
+                    $($terminating: nonzero(counts.terminating),)?
+                    observed_generation: Some(counts.observed_generation),
+                    conditions: (!conditions.is_empty()).then_some(conditions),
+                };
+                Self { status: Some(status), ..self.clone() }
+            }
         }
-    }
-
-    fn with_status(&self, counts: &Counts) -> Self {
-        let old =
-            self.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        let mut conditions: Vec<_> =
-            old.into_iter().filter(|condition| condition.type_ != REPLICA_FAILURE).collect();
-        conditions.extend(counts.failure.as_ref().map(|failure| ReplicaSetCondition {
-            type_: REPLICA_FAILURE.into(),
-            status: "True".into(),
-            reason: Some(failure.reason.clone()),
-            message: Some(failure.message.clone()),
-            last_transition_time: Some(meta::time(failure.since)),
-        }));
-        let status = ReplicaSetStatus {
-            replicas: counts.replicas,
-            fully_labeled_replicas: nonzero(counts.fully_labeled),
-            ready_replicas: nonzero(counts.ready),
-            available_replicas: nonzero(counts.available),
-            terminating_replicas: nonzero(counts.terminating),
-            observed_generation: Some(counts.observed_generation),
-            conditions: (!conditions.is_empty()).then_some(conditions),
-        };
-        Self { status: Some(status), ..self.clone() }
-    }
+    };
 }
 
-impl Replicated for ReplicationController {
-    const CONTROLLER: &'static str = "replicationcontroller";
-    const COMPONENT: &'static str = "replication-controller";
-    const REPORTS_TERMINATING: bool = false;
-
-    fn replicas(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
-    }
-
-    fn min_ready(&self) -> Duration {
-        seconds(self.spec.as_ref().and_then(|spec| spec.min_ready_seconds))
-    }
-
-    fn selector(&self) -> Result<Selector, Error> {
-        let labels = self.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
-        Ok(labels.into_iter().collect())
-    }
-
-    fn template(&self) -> Option<&PodTemplateSpec> {
-        self.spec.as_ref()?.template.as_ref()
-    }
-
-    fn status(&self) -> Counts {
-        let Some(status) = &self.status else { return Counts::default() };
-        let failure =
-            status.conditions.iter().flatten().find(|condition| condition.type_ == REPLICA_FAILURE);
-        Counts {
-            replicas: status.replicas,
-            fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
-            ready: status.ready_replicas.unwrap_or(0),
-            available: status.available_replicas.unwrap_or(0),
-            // This kind has no field for it.
-            terminating: 0,
-            observed_generation: status.observed_generation.unwrap_or(0),
-            failure: failure.map(|condition| Failure {
-                reason: condition.reason.clone().unwrap_or_default(),
-                message: condition.message.clone().unwrap_or_default(),
-                since: condition
-                    .last_transition_time
-                    .as_ref()
-                    .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-            }),
-        }
-    }
-
-    fn with_status(&self, counts: &Counts) -> Self {
-        let old =
-            self.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        let mut conditions: Vec<_> =
-            old.into_iter().filter(|condition| condition.type_ != REPLICA_FAILURE).collect();
-        conditions.extend(counts.failure.as_ref().map(|failure| ReplicationControllerCondition {
-            type_: REPLICA_FAILURE.into(),
-            status: "True".into(),
-            reason: Some(failure.reason.clone()),
-            message: Some(failure.message.clone()),
-            last_transition_time: Some(meta::time(failure.since)),
-        }));
-        let status = ReplicationControllerStatus {
-            replicas: counts.replicas,
-            fully_labeled_replicas: nonzero(counts.fully_labeled),
-            ready_replicas: nonzero(counts.ready),
-            available_replicas: nonzero(counts.available),
-            observed_generation: Some(counts.observed_generation),
-            conditions: (!conditions.is_empty()).then_some(conditions),
-        };
-        Self { status: Some(status), ..self.clone() }
-    }
+replicated! {
+    ReplicaSet, ReplicaSetStatus, ReplicaSetCondition,
+    controller: "replicaset",
+    component: "replicaset-controller",
+    selector: spec => meta::selector(&spec.selector),
+    terminating: [terminating_replicas]
 }
 
-fn seconds(value: Option<i32>) -> Duration {
-    Duration::from_secs(u64::try_from(value.unwrap_or(0)).unwrap_or(0))
+replicated! {
+    ReplicationController, ReplicationControllerStatus, ReplicationControllerCondition,
+    controller: "replicationcontroller",
+    component: "replication-controller",
+    selector: spec => Ok(spec.selector.clone().unwrap_or_default().into_iter().collect()),
+    // This kind has no field for it.
+    terminating: []
 }
 
 /// Zero counts are left out, as upstream leaves them out.
