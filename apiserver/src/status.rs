@@ -332,7 +332,14 @@ impl From<StoreError> for ApiError {
                 tracing::warn!(why, "store unavailable");
                 Self::timeout("the store has no quorum, try again")
             }
-            StoreError::Closed => Self::unavailable("apiserver is shutting down"),
+            StoreError::Closed | StoreError::Removed => {
+                Self::unavailable("apiserver is shutting down")
+            }
+            StoreError::Deposed { term } => {
+                tracing::warn!(term, "refused a write of a leader that leads no more");
+                Self::unavailable("this master leads no more")
+            }
+            StoreError::Membership(why) => Self::bad_request(why),
             StoreError::Invalid(why) => {
                 tracing::error!(why, "the store refused a transaction");
                 Self::internal("the write was refused by the store")

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::group::FIRST;
 use crate::history::History;
-use crate::keeper::{Keeper, Work};
+use crate::keeper::{Keeper, StateKeeper, Work};
 use crate::log::engine::{EngineLog, write_durably};
 use crate::log::{LogError, LogStore};
 use crate::machine::{Entries, Machine};
@@ -63,6 +63,8 @@ pub(crate) fn open(
         }
     };
 
+    adopt_received(&snapshots, &mut log)?;
+
     let mut tree = TreeState::new(&dir.join("state"), sealer.clone());
     let from_tree = load_tree(&mut tree, &log)?;
     let (loaded, saved) = match from_tree {
@@ -87,7 +89,8 @@ pub(crate) fn open(
     let keeper: KeeperStart = Box::new(move |shared| {
         let (saved, saved_revision) = saved;
         let work = Work { shared, state: Box::new(tree), snapshots, sealer, saved, saved_revision };
-        Keeper::start(work, snapshot_log_bytes, uncovered)
+        let keeper = Keeper::start(work, snapshot_log_bytes, uncovered)?;
+        Ok(Box::new(keeper) as Box<dyn StateKeeper>)
     });
     Ok(Parts {
         member: FIRST_MEMBER,
@@ -95,9 +98,25 @@ pub(crate) fn open(
         machine: loaded.machine,
         applied: loaded.applied,
         history,
-        keeper: Some(keeper),
+        keeper,
         lock: Some(lock),
     })
+}
+
+/// Finishes what a crash interrupted: a snapshot came from the leader and is
+/// whole, the log does not follow it yet.
+fn adopt_received(snapshots: &Path, log: &mut EngineLog) -> Result<(), StoreError> {
+    let Some(position) = snapshot_file::received(snapshots).map_err(|e| disk(snapshots, &e))?
+    else {
+        return Ok(());
+    };
+    if log.truncated().index < position.index {
+        let mut hard_state = log.hard_state();
+        hard_state.term = hard_state.term.max(position.term);
+        hard_state.commit = position.index;
+        log.reset(position, &hard_state).map_err(|error| log_failure(snapshots, &error))?;
+    }
+    snapshot_file::adopt(snapshots, position).map_err(|error| disk(snapshots, &error))
 }
 
 /// Keeps other processes out, as long as the file stays open.

@@ -1,158 +1,152 @@
 //! The driver: the one thread that writes.
 //!
-//! It takes everything that waits in the queue, makes one log entry of it, has
-//! it saved by one `fdatasync`, applies it, publishes the new state and answers
-//! the callers, in this order. A single caller waits for nobody; under load
-//! the next batch gathers while the disk is busy with the last (group commit).
+//! It takes everything that waits in the queue, gives it to the [`Core`], and
+//! lets the core do all that can be done: one log entry of all transactions,
+//! one `fdatasync`, applied, published, answered. A single caller waits for
+//! nobody; under load the next batch gathers while the disk is busy with the
+//! last (group commit).
 //!
 //! A plain thread, because it waits for the disk: it would hold up other tasks
-//! of an asynchronous worker. When nothing is queued it sleeps without a timer.
+//! of an asynchronous worker. A group of one sleeps without a timer when
+//! nothing is queued; a member of a larger one wakes for its ticks.
 //!
 //! Whatever fails here fails for good. The driver then stops, every caller gets
 //! [`StoreError::Disk`] and [`Store::failed`](crate::Store::failed) fires, so
 //! that the process ends instead of serving from a store that cannot remember.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use raft::eraftpb::{Entry, EntryType};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 
-use crate::group::{Group, Progress};
-use crate::keeper::Keeper;
-use crate::log::{LogError, LogStore, Position};
-use crate::machine::Machine;
-use crate::sealing::Sealer;
-use crate::types::{Committed, Event, Leadership, StoreError};
-use crate::view::{Applied, Shared, Snapshot};
-use crate::wire;
+use crate::core::{Core, Done, Outside, TICK, Ticket};
+use crate::log::LogStore;
+use crate::members::{Change, Members};
+use crate::peers::Transport;
+use crate::types::{Committed, StoreError};
+use crate::view::{Shared, Snapshot};
+use crate::wire::peer::PeerMessage;
 
-/// Requests that wait for the driver. When it is full, callers wait.
+/// Requests that wait for the driver. When it is full, callers and peers wait.
 pub(crate) const QUEUE: usize = 4096;
 
-/// Bytes of transactions in one log entry, and requests taken in one round.
-const MAX_BATCH_BYTES: usize = 1 << 20;
+/// Requests taken in one round.
 const MAX_ROUND: usize = 4096;
 const MAX_ROUND_BYTES: usize = 16 << 20;
 
-/// Log that a store in memory keeps.
-const MEMORY_LOG_BYTES: u64 = 1 << 20;
+/// The answer to a request.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The answer to a transaction.
-pub(crate) type Reply = oneshot::Sender<Result<Committed, StoreError>>;
-
-/// Who waits for the end.
-pub(crate) type Closer = oneshot::Sender<Result<(), StoreError>>;
-
-/// What callers ask of the driver.
+/// What callers and peers ask of the driver.
 pub(crate) enum Request {
     /// An encoded transaction.
-    Commit { txn: Vec<u8>, reply: Reply },
+    Commit { txn: Vec<u8>, reply: Reply<Committed> },
     /// A snapshot that holds everything acknowledged before the question.
-    Read { reply: oneshot::Sender<Result<Snapshot, StoreError>> },
+    Read { reply: Reply<Snapshot> },
+    /// A change of members; answered with the member's id.
+    Change { change: Change, reply: Reply<u64> },
+    /// Another member says something.
+    Step { from: u64, message: PeerMessage },
+    /// Another member cannot be reached.
+    Unreachable { id: u64 },
+    /// Another member should lead, if this one does.
+    HandOver,
     /// Save what can be saved and stop.
-    Close { reply: Closer },
-}
-
-/// What the driver cannot know by itself and a simulation provides.
-pub(crate) struct Outside {
-    /// Monotonic time since some start.
-    pub(crate) clock: Box<dyn Fn() -> Duration + Send>,
-    /// A number that no other run of any member has: it tells this run's
-    /// batches from those of earlier runs in the same log.
-    pub(crate) run: u64,
-}
-
-/// Callers of one proposed batch.
-struct Pending {
-    seq: u64,
-    replies: Vec<Reply>,
-}
-
-/// Readers that wait for one read index.
-struct Reading {
-    context: u64,
-    replies: Vec<oneshot::Sender<Result<Snapshot, StoreError>>>,
+    Close { reply: Reply<()> },
 }
 
 /// The writing side of a store.
 pub(crate) struct Driver<L: LogStore> {
-    group: Group<L>,
-    machine: Machine,
-    applied: Applied,
-    sealer: Arc<Sealer>,
+    core: Core<L>,
+    world: World,
+    next_ticket: Ticket,
+    /// The members that the transport knows of.
+    members: Arc<Members>,
+}
+
+/// What lies outside the core in a real process.
+struct World {
+    started: Instant,
+    callers: HashMap<Ticket, Caller>,
     shared: Arc<Shared>,
-    /// None in memory.
-    keeper: Option<Keeper>,
-    outside: Outside,
-    next_seq: u64,
-    pending: VecDeque<Pending>,
-    reading: Vec<Reading>,
-    leadership: Leadership,
+    transport: Arc<dyn Transport>,
+}
+
+/// Who waits for an answer.
+enum Caller {
+    Commit(Reply<Committed>),
+    Read(Reply<Snapshot>),
+    Change(Reply<u64>),
+}
+
+impl Outside for World {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn send(&mut self, to: u64, message: PeerMessage) {
+        self.transport.send(to, message);
+    }
+
+    fn answer(&mut self, ticket: Ticket, result: Result<Done, StoreError>) {
+        // A caller that stopped waiting does not need its answer.
+        match (self.callers.remove(&ticket), result) {
+            (Some(Caller::Commit(reply)), Ok(Done::Committed(committed))) => {
+                let _ = reply.send(Ok(committed));
+            }
+            (Some(Caller::Read(reply)), Ok(Done::Readable)) => {
+                let _ = reply.send(Ok(self.shared.view().snapshot.clone()));
+            }
+            (Some(Caller::Change(reply)), Ok(Done::Changed(id))) => {
+                let _ = reply.send(Ok(id));
+            }
+            (Some(caller), Err(error)) => caller.fail(error),
+            (Some(_), Ok(done)) => debug_assert!(false, "{done:?} answers another question"),
+            (None, _) => {}
+        }
+    }
+}
+
+impl Caller {
+    fn fail(self, error: StoreError) {
+        match self {
+            Self::Commit(reply) => drop(reply.send(Err(error))),
+            Self::Read(reply) => drop(reply.send(Err(error))),
+            Self::Change(reply) => drop(reply.send(Err(error))),
+        }
+    }
 }
 
 /// What a round of requests wants.
 #[derive(Default)]
 struct Round {
-    txns: Vec<(Vec<u8>, Reply)>,
-    reads: Vec<oneshot::Sender<Result<Snapshot, StoreError>>>,
-    close: Option<Closer>,
+    txns: Vec<(Ticket, Vec<u8>)>,
+    reads: Vec<Ticket>,
+    close: Option<Reply<()>>,
+    taken: usize,
     bytes: usize,
 }
 
 impl Round {
-    fn add(&mut self, request: Request) {
-        match request {
-            Request::Commit { txn, reply } => {
-                self.bytes += txn.len();
-                self.txns.push((txn, reply));
-            }
-            Request::Read { reply } => self.reads.push(reply),
-            Request::Close { reply } => self.close = Some(reply),
-        }
-    }
-
     fn is_full(&self) -> bool {
-        self.close.is_some()
-            || self.txns.len() + self.reads.len() >= MAX_ROUND
-            || self.bytes >= MAX_ROUND_BYTES
+        self.close.is_some() || self.taken >= MAX_ROUND || self.bytes >= MAX_ROUND_BYTES
     }
 }
 
 impl<L: LogStore> Driver<L> {
-    pub(crate) fn new(
-        group: Group<L>,
-        machine: Machine,
-        applied: Applied,
-        sealer: Arc<Sealer>,
-        shared: Arc<Shared>,
-        keeper: Option<Keeper>,
-        outside: Outside,
-    ) -> Self {
-        Self {
-            group,
-            machine,
-            applied,
-            sealer,
-            shared,
-            keeper,
-            outside,
-            next_seq: 0,
-            pending: VecDeque::new(),
-            reading: Vec::new(),
-            leadership: Leadership::default(),
-        }
+    pub(crate) fn new(core: Core<L>, shared: Arc<Shared>, transport: Arc<dyn Transport>) -> Self {
+        let world = World { started: Instant::now(), callers: HashMap::new(), shared, transport };
+        let members = core.members().clone();
+        world.transport.follow(&members);
+        Self { core, world, next_ticket: 0, members }
     }
 
-    /// Campaigns and applies what the log holds. A group of one leads on
-    /// return.
+    /// Applies what the log holds. A group of one leads on return.
     pub(crate) fn start(&mut self) -> Result<(), StoreError> {
-        if self.applied.members.voters.len() == 1 {
-            self.group.campaign().map_err(fatal)?;
-        }
-        self.settle()
+        self.core.start(&mut self.world)
     }
 
     /// Serves requests until asked to close or all handles are gone. Returns
@@ -161,241 +155,76 @@ impl<L: LogStore> Driver<L> {
     pub(crate) fn run(
         &mut self,
         requests: &mut mpsc::Receiver<Request>,
-    ) -> (Result<(), StoreError>, Option<Closer>) {
+        runtime: &Handle,
+    ) -> (Result<(), StoreError>, Option<Reply<()>>) {
         let mut closer = None;
+        let mut next_tick = tokio::time::Instant::now() + TICK;
         while closer.is_none() {
-            let Some(first) = requests.blocking_recv() else { break };
+            let ticking = self.core.needs_ticks();
+            let first = if ticking {
+                runtime.block_on(async { timeout_at(next_tick, requests.recv()).await })
+            } else {
+                Ok(requests.blocking_recv())
+            };
             let mut round = Round::default();
-            round.add(first);
+            match first {
+                Ok(Some(request)) => self.take(request, &mut round),
+                Ok(None) => break,
+                Err(_) => {}
+            }
             while !round.is_full() {
                 match requests.try_recv() {
-                    Ok(request) => round.add(request),
+                    Ok(request) => self.take(request, &mut round),
                     Err(_) => break,
                 }
             }
-            self.propose(round.txns);
-            self.ask(round.reads);
+            self.core.propose(round.txns);
+            self.core.read(round.reads);
+            // After the messages: a member that was held up looks first whether
+            // its leader has spoken. Time that was slept through counts once.
+            let now = tokio::time::Instant::now();
+            if ticking && now >= next_tick {
+                next_tick = now + TICK;
+                self.core.tick();
+            }
             closer = round.close;
-            if let Err(error) = self.settle() {
+            if let Err(error) = self.core.turn(&mut self.world) {
                 return (Err(error), closer);
             }
-        }
-        (self.finish(), closer)
-    }
-
-    fn finish(&mut self) -> Result<(), StoreError> {
-        if let Some(keeper) = self.keeper.take() {
-            keeper.close()?;
-        }
-        self.group.close().map_err(fatal)
-    }
-
-    /// Proposes transactions, as few log entries as their size allows.
-    fn propose(&mut self, txns: Vec<(Vec<u8>, Reply)>) {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for (txn, reply) in txns {
-            if !batch.is_empty() && bytes + txn.len() > MAX_BATCH_BYTES {
-                self.propose_batch(std::mem::take(&mut batch));
-                bytes = 0;
-            }
-            bytes += txn.len();
-            batch.push((txn, reply));
-        }
-        if !batch.is_empty() {
-            self.propose_batch(batch);
-        }
-    }
-
-    fn propose_batch(&mut self, batch: Vec<(Vec<u8>, Reply)>) {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        let data =
-            wire::encode_batch(self.outside.run, seq, batch.iter().map(|(txn, _)| txn.as_slice()));
-        let replies = batch.into_iter().map(|(_, reply)| reply).collect();
-        match self.group.propose(data) {
-            Ok(()) => self.pending.push_back(Pending { seq, replies }),
-            Err(dropped) => fail(replies, &StoreError::Unavailable(dropped.to_string())),
-        }
-    }
-
-    /// Asks Raft whether reads may be answered. One question serves all that
-    /// wait.
-    fn ask(&mut self, replies: Vec<oneshot::Sender<Result<Snapshot, StoreError>>>) {
-        if replies.is_empty() {
-            return;
-        }
-        if !self.leadership.is_leader {
-            let error = StoreError::Unavailable("this member does not lead".into());
-            for reply in replies {
-                let _ = reply.send(Err(error.clone()));
-            }
-            return;
-        }
-        let context = self.next_seq;
-        self.next_seq += 1;
-        self.group.read_index(context.to_le_bytes().to_vec());
-        self.reading.push(Reading { context, replies });
-    }
-
-    /// Lets Raft finish everything it can.
-    fn settle(&mut self) -> Result<(), StoreError> {
-        while self.group.has_turn() {
-            let started = (self.outside.clock)();
-            let progress = self.group.turn().map_err(fatal)?;
-            if progress.synced {
-                let took = (self.outside.clock)().saturating_sub(started);
-                self.shared.counters.synced(took);
-            }
-            self.digest(progress)?;
-        }
-        self.follow_leadership();
-        let covered = match &mut self.keeper {
-            Some(keeper) => keeper.follow(self.machine.bytes())?,
-            // Without a disk nothing is replayed, so nothing needs the log.
-            None => (self.group.log().bytes() > MEMORY_LOG_BYTES).then_some(self.applied.position),
-        };
-        if let Some(covered) = covered {
-            self.group.truncate(covered).map_err(fatal)?;
-            self.shared.counters.snapshot_index.store(covered.index, Ordering::Relaxed);
-        }
-        self.shared.counters.log_bytes.store(self.group.log().bytes(), Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Applies, publishes, answers.
-    fn digest(&mut self, progress: Progress) -> Result<(), StoreError> {
-        // A group of one has nobody to write to.
-        debug_assert!(progress.messages.is_empty());
-        if !progress.committed.is_empty() {
-            let mut answers = Vec::new();
-            let mut events = Vec::new();
-            for entry in &progress.committed {
-                self.apply(entry, &mut answers, &mut events)?;
-                if let Some(keeper) = &mut self.keeper {
-                    keeper.note(entry.data.len() as u64);
-                }
-            }
-            self.publish(events);
-            self.group.applied(self.applied.position.index);
-            self.shared.counters.transactions.fetch_add(answers.len() as u64, Ordering::Relaxed);
-            for (reply, answer) in answers {
-                // A caller that stopped waiting does not need its answer.
-                let _ = reply.send(answer);
+            if !Arc::ptr_eq(&self.members, self.core.members()) {
+                self.members = self.core.members().clone();
+                self.world.transport.follow(&self.members);
             }
         }
-        for read in progress.reads {
-            debug_assert!(
-                read.index <= self.applied.position.index,
-                "one member applies what it commits"
-            );
-            let Some(at) =
-                self.reading.iter().position(|r| r.context.to_le_bytes() == read.context[..])
-            else {
-                continue;
-            };
-            let snapshot = self.shared.view().snapshot.clone();
-            for reply in self.reading.swap_remove(at).replies {
-                let _ = reply.send(Ok(snapshot.clone()));
-            }
-        }
-        Ok(())
+        (self.core.close(), closer)
     }
 
-    fn apply(
-        &mut self,
-        entry: &Entry,
-        answers: &mut Vec<(Reply, Result<Committed, StoreError>)>,
-        events: &mut Vec<Vec<Arc<Event>>>,
-    ) -> Result<(), StoreError> {
-        self.applied.position = Position { index: entry.index, term: entry.term };
-        match entry.get_entry_type() {
-            EntryType::EntryNormal => {}
-            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                self.applied.members = Arc::new(self.group.change_members(entry).map_err(fatal)?);
-                return Ok(());
+    fn take(&mut self, request: Request, round: &mut Round) {
+        round.taken += 1;
+        match request {
+            Request::Commit { txn, reply } => {
+                round.bytes += txn.len();
+                let ticket = self.ticket(Caller::Commit(reply));
+                round.txns.push((ticket, txn));
             }
-        }
-        // A new leader begins its term with an empty entry.
-        if entry.data.is_empty() {
-            return Ok(());
-        }
-        let batch = wire::decode_batch(&entry.data, &self.sealer)
-            .map_err(|error| StoreError::Disk(format!("log entry {}: {error}", entry.index)))?;
-        let mut replies = self.callers(batch.origin, batch.seq).into_iter();
-        for txn in batch.txns {
-            let answer = match self.machine.apply(txn) {
-                Ok(outcome) => {
-                    if !outcome.events.is_empty() {
-                        events.push(outcome.events);
-                    }
-                    Ok(outcome.committed)
-                }
-                Err(refusal) => {
-                    Err(StoreError::Conflict { key: refusal.key, current: refusal.current })
-                }
-            };
-            if let Some(reply) = replies.next() {
-                answers.push((reply, answer));
+            Request::Read { reply } => {
+                let ticket = self.ticket(Caller::Read(reply));
+                round.reads.push(ticket);
             }
+            Request::Change { change, reply } => {
+                let ticket = self.ticket(Caller::Change(reply));
+                self.core.change(Some(ticket), change);
+            }
+            Request::Step { from, message } => self.core.step(from, message),
+            Request::Unreachable { id } => self.core.unreachable(id),
+            Request::HandOver => self.core.hand_over(),
+            Request::Close { reply } => round.close = Some(reply),
         }
-        Ok(())
     }
 
-    /// The callers of a batch of this run; nobody for batches of others.
-    fn callers(&mut self, origin: u64, seq: u64) -> Vec<Reply> {
-        if origin != self.outside.run {
-            return Vec::new();
-        }
-        // Batches commit in the order they were proposed. Those passed over
-        // were lost with a leadership.
-        while let Some(pending) = self.pending.pop_front() {
-            if pending.seq == seq {
-                return pending.replies;
-            }
-            fail(pending.replies, &StoreError::Unavailable("the leader changed".into()));
-        }
-        Vec::new()
+    fn ticket(&mut self, caller: Caller) -> Ticket {
+        self.next_ticket += 1;
+        self.world.callers.insert(self.next_ticket, caller);
+        self.next_ticket
     }
-
-    fn publish(&mut self, events: Vec<Vec<Arc<Event>>>) {
-        self.shared.counters.last_index.store(self.group.log().last_index(), Ordering::Relaxed);
-        let now = (self.outside.clock)();
-        let revision = self.machine.revision();
-        {
-            let mut view = self.shared.view_mut();
-            for events in events {
-                view.history.push(events, now);
-            }
-            view.snapshot = Snapshot::new(self.machine.entries().clone(), revision);
-            view.digest = self.machine.digest();
-            view.bytes = self.machine.bytes();
-            view.applied = self.applied.clone();
-        }
-        self.shared
-            .newest_tx
-            .send_if_modified(|newest| std::mem::replace(newest, revision) != revision);
-    }
-
-    fn follow_leadership(&mut self) {
-        let leadership = self.group.leadership();
-        if leadership != self.leadership {
-            self.leadership = leadership;
-            self.shared.leadership_tx.send_replace(leadership);
-            if !leadership.is_leader {
-                let error = StoreError::Unavailable("this member lost its leadership".into());
-                self.pending.drain(..).for_each(|pending| fail(pending.replies, &error));
-            }
-        }
-    }
-}
-
-fn fail(replies: Vec<Reply>, error: &StoreError) {
-    for reply in replies {
-        let _ = reply.send(Err(error.clone()));
-    }
-}
-
-fn fatal(error: LogError) -> StoreError {
-    StoreError::Disk(error.to_string())
 }

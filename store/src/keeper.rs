@@ -60,11 +60,73 @@ pub(crate) fn disk_bound(state_bytes: u64, snapshot_log_bytes: u64) -> u64 {
     log + snapshots + tree + DISK_SLACK
 }
 
+/// What keeps the applied state beside the log.
+pub(crate) trait StateKeeper: Send {
+    /// Counts log that was applied.
+    fn note(&mut self, bytes: u64);
+
+    /// Saves the published state when there is enough to save. Returns the
+    /// place up to which the log may be given up, once after each save.
+    fn follow(
+        &mut self,
+        state_bytes: u64,
+        log_bytes: u64,
+        applied: Position,
+    ) -> Result<Option<Position>, StoreError>;
+
+    /// Writes a state that came from the leader. Durable on return, but not yet
+    /// in force: the log is replaced next, then comes [`StateKeeper::adopt`].
+    /// An open after a crash in between does the rest.
+    fn receive(&mut self, meta: &Meta, entries: &Entries) -> Result<(), StoreError>;
+
+    /// The received state is the state from now on.
+    fn adopt(&mut self) -> Result<(), StoreError>;
+
+    /// Saves what can be saved and stops.
+    fn close(&mut self) -> Result<(), StoreError>;
+}
+
+/// The twin in memory. Nothing is replayed, so nothing needs the log but slow
+/// followers.
+pub(crate) struct MemoryKeeper;
+
+/// Log that a store in memory keeps.
+const MEMORY_LOG_BYTES: u64 = 1 << 20;
+
+impl StateKeeper for MemoryKeeper {
+    fn note(&mut self, _: u64) {}
+
+    fn follow(
+        &mut self,
+        _: u64,
+        log_bytes: u64,
+        applied: Position,
+    ) -> Result<Option<Position>, StoreError> {
+        Ok((log_bytes > MEMORY_LOG_BYTES).then_some(applied))
+    }
+
+    fn receive(&mut self, _: &Meta, _: &Entries) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn adopt(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
 /// The driver's side.
 pub(crate) struct Keeper {
     jobs_tx: SyncSender<Job>,
     done_rx: Receiver<Result<Position, StoreError>>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
+    snapshots: PathBuf,
+    sealer: Arc<Sealer>,
+    /// Received and not yet adopted.
+    received: Option<Position>,
     snapshot_log_bytes: u64,
     /// Log since the last checkpoint was begun.
     uncovered: u64,
@@ -76,6 +138,8 @@ enum Job {
     Checkpoint,
     /// The tree alone.
     Save,
+    /// Nothing more.
+    End,
 }
 
 /// The thread's side.
@@ -99,23 +163,53 @@ impl Keeper {
         // One job at a time; the driver never sends another before the answer.
         let (jobs_tx, jobs_rx) = sync_channel(1);
         let (done_tx, done_rx) = sync_channel(1);
+        let (snapshots, sealer) = (work.snapshots.clone(), work.sealer.clone());
         let thread = std::thread::Builder::new()
             .name("skiff-keeper".into())
             .spawn(move || work.run(&jobs_rx, &done_tx))
             .map_err(|error| {
                 StoreError::Unavailable(format!("cannot start the keeper's thread: {error}"))
             })?;
-        Ok(Self { jobs_tx, done_rx, thread, snapshot_log_bytes, uncovered, busy: false })
+        Ok(Self {
+            jobs_tx,
+            done_rx,
+            thread: Some(thread),
+            snapshots,
+            sealer,
+            received: None,
+            snapshot_log_bytes,
+            uncovered,
+            busy: false,
+        })
     }
 
-    /// Counts log that was applied.
-    pub(crate) fn note(&mut self, bytes: u64) {
+    fn send(&mut self, job: Job) -> Result<(), StoreError> {
+        self.jobs_tx.send(job).map_err(|_| gone())?;
+        self.busy = true;
+        Ok(())
+    }
+
+    /// Waits for the job under way.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        if self.busy {
+            self.busy = false;
+            self.done_rx.recv().map_err(|_| gone())??;
+        }
+        Ok(())
+    }
+}
+
+impl StateKeeper for Keeper {
+    fn note(&mut self, bytes: u64) {
         self.uncovered += bytes;
     }
 
-    /// Hands out work when there is enough. Returns the place up to which the
-    /// log may be given up, once after each snapshot.
-    pub(crate) fn follow(&mut self, state_bytes: u64) -> Result<Option<Position>, StoreError> {
+    fn follow(
+        &mut self,
+        state_bytes: u64,
+        _: u64,
+        _: Position,
+    ) -> Result<Option<Position>, StoreError> {
         let wanted = self.snapshot_log_bytes.max(state_bytes);
         let mut covered = None;
         if self.busy {
@@ -138,21 +232,31 @@ impl Keeper {
         Ok(covered)
     }
 
-    fn send(&mut self, job: Job) -> Result<(), StoreError> {
-        self.jobs_tx.send(job).map_err(|_| gone())?;
-        self.busy = true;
+    fn receive(&mut self, meta: &Meta, entries: &Entries) -> Result<(), StoreError> {
+        // A snapshot under way would take the received one for an older.
+        self.settle()?;
+        snapshot_file::receive(&self.snapshots, meta, entries, &self.sealer)
+            .map_err(|error| StoreError::Disk(error.to_string()))?;
+        self.received = Some(meta.applied.position);
+        self.uncovered = 0;
         Ok(())
     }
 
-    /// Brings the state tree up to date and stops.
-    pub(crate) fn close(mut self) -> Result<(), StoreError> {
-        if self.busy {
-            self.done_rx.recv().map_err(|_| gone())??;
-        }
+    fn adopt(&mut self) -> Result<(), StoreError> {
+        let Some(position) = self.received.take() else { return Ok(()) };
+        snapshot_file::adopt(&self.snapshots, position)
+            .map_err(|error| StoreError::Disk(error.to_string()))
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.settle()?;
         self.send(Job::Save)?;
-        self.done_rx.recv().map_err(|_| gone())??;
-        drop(self.jobs_tx);
-        self.thread.join().map_err(|_| gone())
+        self.settle()?;
+        self.send(Job::End)?;
+        match self.thread.take() {
+            Some(thread) => thread.join().map_err(|_| gone()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -162,7 +266,7 @@ fn gone() -> StoreError {
 
 impl Work {
     fn run(mut self, jobs_rx: &Receiver<Job>, done_tx: &SyncSender<Result<Position, StoreError>>) {
-        while let Ok(job) = jobs_rx.recv() {
+        while let Ok(job @ (Job::Checkpoint | Job::Save)) = jobs_rx.recv() {
             let done = self.work(&job);
             if done_tx.send(done).is_err() {
                 return;
@@ -174,7 +278,7 @@ impl Work {
     fn work(&mut self, job: &Job) -> Result<Position, StoreError> {
         let covered = match job {
             Job::Checkpoint => self.snapshot()?,
-            Job::Save => Position::default(),
+            Job::Save | Job::End => Position::default(),
         };
         self.save()?;
         let snapshots = snapshot_file::bytes(&self.snapshots)

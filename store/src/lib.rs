@@ -9,10 +9,12 @@
 //!
 //! A write's way through the files, in reading order: `types` (nouns),
 //! `validate` and `wire` (the caller's task), `driver` (the one thread that
-//! writes), `group` (Raft), `log` (durable), `machine` (applied), `view` and
-//! `history` (published), `watch` (followed). Behind them, `keeper` saves the
-//! applied state to `state` and `snapshot_file`, and `disk` puts it all back
-//! together at the next start.
+//! writes), `core` (everything that is decided, without a clock, a disk or a
+//! network), `group` (Raft), `members` (who belongs), `log` (durable), `peers`
+//! (the way to other members), `machine` (applied), `view` and `history`
+//! (published), `watch` (followed). Behind them, `keeper` saves the applied
+//! state to `state` and `snapshot_file`, and `disk` puts it all back together
+//! at the next start.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -22,10 +24,12 @@ mod store;
 mod validate;
 mod wire;
 
+mod core;
 mod driver;
 mod group;
 mod log;
 mod members;
+mod peers;
 
 mod history;
 mod machine;
@@ -41,6 +45,8 @@ mod snapshot_file;
 mod state;
 
 pub use backup::{Backup, BackupError, Contents, REVISION_GAP, inspect, restore};
+pub use members::{Change, Contact};
+pub use peers::memory::MemoryNetwork;
 pub use stats::{SYNC_BUCKETS_MICROS, Stats};
 pub use store::{Store, StoreConfig};
 pub use types::{

@@ -65,6 +65,10 @@ pub(crate) trait LogStore: Send + 'static {
     /// covers by now.
     fn truncate(&mut self, to: Position) -> Result<(), LogError>;
 
+    /// Forgets every entry and goes on after `to`, the place of a state that
+    /// came from elsewhere. Durable on return.
+    fn reset(&mut self, to: Position, hard_state: &HardState) -> Result<(), LogError>;
+
     /// Bytes that the log takes on its disk.
     fn bytes(&self) -> u64;
 
@@ -159,6 +163,21 @@ mod tests {
         log.append(&[entry(5, 4, 3)], &hard_state(4, 4)).unwrap();
         log = again(log);
         check(kind, &log, &[(5, 4)]);
+
+        // A snapshot from elsewhere: ahead of the log, then inside of it.
+        log.reset(Position { index: 20, term: 5 }, &hard_state(6, 20)).unwrap();
+        check(kind, &log, &[]);
+        log = again(log);
+        assert_eq!((log.truncated().index, log.term(20).unwrap()), (20, 5), "{kind}");
+        assert_eq!(log.hard_state(), hard_state(6, 20), "{kind}");
+        log.append(&[entry(21, 6, 3), entry(22, 6, 3), entry(23, 6, 3)], &hard_state(6, 20))
+            .unwrap();
+        log.reset(Position { index: 21, term: 7 }, &hard_state(7, 21)).unwrap();
+        check(kind, &log, &[]);
+        log.append(&[entry(22, 7, 9)], &hard_state(7, 21)).unwrap();
+        check(kind, &log, &[(22, 7)]);
+        log = again(log);
+        check(kind, &log, &[(22, 7)]);
     }
 
     #[test]

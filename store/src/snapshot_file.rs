@@ -25,6 +25,9 @@ const MAX_RECORD: u32 = 256 << 20;
 
 const SUFFIX: &str = "snapshot";
 
+/// A snapshot from the leader that the log does not follow yet.
+const RECEIVED: &str = "received";
+
 /// A snapshot cannot be written or is not what was written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SnapshotError {
@@ -47,6 +50,22 @@ pub(crate) fn write(
     sealer: &Sealer,
 ) -> Result<u64, SnapshotError> {
     let path = path(dir, meta.applied.position);
+    let bytes = write_file(&path, meta, entries, sealer)?;
+    for old in list(dir)? {
+        if old != path {
+            std::fs::remove_file(old)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Writes a whole snapshot to `path`, or nothing.
+fn write_file(
+    path: &Path,
+    meta: &Meta,
+    entries: &Entries,
+    sealer: &Sealer,
+) -> Result<u64, SnapshotError> {
     let aside = path.with_extension("tmp");
     let mut file = BufWriter::with_capacity(256 << 10, File::create(&aside)?);
     let head = encode_meta(meta);
@@ -58,12 +77,9 @@ pub(crate) fn write(
     bytes += put_record(&mut file, &wire::frame(Kind::SnapshotTail, |_| {}))?;
     let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     file.sync_all()?;
-    std::fs::rename(&aside, &path)?;
-    File::open(dir)?.sync_all()?;
-    for old in list(dir)? {
-        if old != path {
-            std::fs::remove_file(old)?;
-        }
+    std::fs::rename(&aside, path)?;
+    if let Some(dir) = path.parent() {
+        File::open(dir)?.sync_all()?;
     }
     Ok(bytes)
 }
@@ -88,6 +104,41 @@ pub(crate) fn read(dir: &Path, sealer: &Sealer) -> Result<Option<(Machine, Meta)
         return Err(SnapshotError::Damaged("its entries do not add up"));
     }
     Ok(Some((machine, meta)))
+}
+
+/// Writes a snapshot that came from the leader, beside the one in force.
+/// Durable on return.
+pub(crate) fn receive(
+    dir: &Path,
+    meta: &Meta,
+    entries: &Entries,
+    sealer: &Sealer,
+) -> Result<(), SnapshotError> {
+    let path = path(dir, meta.applied.position).with_extension(RECEIVED);
+    write_file(&path, meta, entries, sealer)?;
+    Ok(())
+}
+
+/// The received snapshot that a crash kept from being adopted.
+pub(crate) fn received(dir: &Path) -> Result<Option<Position>, SnapshotError> {
+    let mut newest = None;
+    for file in std::fs::read_dir(dir)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == RECEIVED) {
+            newest = newest.max(Some(path));
+        }
+    }
+    let Some(path) = newest else { return Ok(None) };
+    let mut file = BufReader::new(File::open(path)?);
+    Ok(Some(decode_meta(&get_record(&mut file)?)?.applied.position))
+}
+
+/// Puts the received snapshot of `position` in force, once the log follows it.
+pub(crate) fn adopt(dir: &Path, position: Position) -> Result<(), SnapshotError> {
+    let path = path(dir, position);
+    std::fs::rename(path.with_extension(RECEIVED), &path)?;
+    File::open(dir)?.sync_all()?;
+    Ok(())
 }
 
 /// Bytes of all snapshots.

@@ -5,21 +5,25 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::backup::Backup;
+use crate::core::{Core, CoreParts, TICK};
 use crate::disk;
-use crate::driver::{Driver, Outside, QUEUE, Request};
-use crate::group::{FIRST, Group};
+use crate::driver::{Driver, QUEUE, Request};
+use crate::group::FIRST;
 use crate::history::History;
-use crate::keeper::{self, Keeper};
+use crate::keeper::{self, MemoryKeeper, StateKeeper};
 use crate::log::LogStore;
 use crate::log::memory::MemoryLog;
 use crate::machine::Machine;
-use crate::members::Members;
+use crate::members::{Change, Contact, Members};
+use crate::peers::memory::MemoryNetwork;
+use crate::peers::{Alone, Transport};
 use crate::sealing::Sealer;
 use crate::stats::Stats;
 use crate::types::{Committed, KeyRange, Leadership, Revision, StoreError, Txn};
@@ -103,52 +107,56 @@ pub(crate) struct Parts<L> {
     pub(crate) machine: Machine,
     pub(crate) applied: Applied,
     pub(crate) history: History,
-    pub(crate) keeper: Option<KeeperStart>,
+    pub(crate) keeper: KeeperStart,
     /// Keeps the directory to this process; given back after all files are
     /// closed.
     pub(crate) lock: Option<File>,
 }
 
 /// Starts the keeper once there is something shared to keep.
-pub(crate) type KeeperStart = Box<dyn FnOnce(Arc<Shared>) -> Result<Keeper, StoreError> + Send>;
+pub(crate) type KeeperStart =
+    Box<dyn FnOnce(Arc<Shared>) -> Result<Box<dyn StateKeeper>, StoreError> + Send>;
 
 impl Store {
     /// Opens the store in `config.dir`, or makes a new one. When this returns,
     /// everything ever acknowledged is readable and the store takes writes.
     pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let sealer = Arc::new(
-            Sealer::new(&config.sealing_key)
-                .map_err(|error| StoreError::Invalid(error.to_string()))?,
-        );
-        let for_disk = sealer.clone();
-        let limits = Limits { txn_bytes: config.max_txn_bytes };
-        let request_timeout = config.request_timeout;
-        start(sealer, limits, request_timeout, move || disk::open(&config, for_disk)).await
+        let launch = Launch::new(&config)?;
+        let sealer = launch.sealer.clone();
+        start(launch, move || disk::open(&config, sealer)).await
     }
 
     /// A store in memory: the same code without a disk, for tests.
     pub async fn memory() -> Result<Self, StoreError> {
         let config = StoreConfig::new("", [0; 32]);
-        let sealer = Arc::new(
-            Sealer::new(&config.sealing_key)
-                .map_err(|error| StoreError::Invalid(error.to_string()))?,
-        );
-        let limits = Limits { txn_bytes: config.max_txn_bytes };
-        start(sealer, limits, config.request_timeout, move || {
-            let members = Members::single(1);
-            let mut log = MemoryLog::default();
-            log.initialize(&members).map_err(|error| StoreError::Disk(error.to_string()))?;
-            Ok(Parts {
-                member: 1,
-                log,
-                machine: Machine::default(),
-                applied: Applied { position: FIRST, members: Arc::new(members) },
-                history: History::new(Revision(0), config.history_window, config.history_bytes),
-                keeper: None,
-                lock: None,
-            })
-        })
-        .await
+        start(Launch::new(&config)?, move || in_memory(1, Members::single(1), &config)).await
+    }
+
+    /// A group of `size` stores in memory over `network`, for tests. Returns
+    /// them in the order of their ids, from 1, without waiting for a leader.
+    pub async fn memory_group(size: u64, network: &MemoryNetwork) -> Result<Vec<Self>, StoreError> {
+        let mut stores = Vec::new();
+        for id in 1..=size {
+            let config = StoreConfig::new("", [0; 32]);
+            let mut launch = Launch::new(&config)?;
+            launch.transport = network.end(id);
+            let members =
+                Members { voters: (1..=size).collect(), last_id: size, ..Members::default() };
+            stores.push(start(launch, move || in_memory(id, members, &config)).await?);
+        }
+        Ok(stores)
+    }
+
+    /// Changes the group's members, from any of them. Answers with the id of
+    /// the member that it was about.
+    pub async fn change_members(&self, change: Change) -> Result<u64, StoreError> {
+        self.request(|reply| Request::Change { change, reply }).await
+    }
+
+    /// Asks this member to let another one lead, if it leads and another can.
+    pub async fn hand_over(&self) -> Result<(), StoreError> {
+        let sent = self.inner.requests_tx.send(Request::HandOver).await;
+        sent.map_err(|_| self.inner.shared.ended())
     }
 
     /// Commits a transaction. When this returns `Ok`, the transaction is
@@ -299,27 +307,72 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// Starts the driver's thread, which opens its parts itself: opening waits for
-/// the disk.
-async fn start<L: LogStore>(
+/// The parts of a member without a disk.
+fn in_memory(
+    member: u64,
+    members: Members,
+    config: &StoreConfig,
+) -> Result<Parts<MemoryLog>, StoreError> {
+    let mut log = MemoryLog::default();
+    log.initialize(&members).map_err(|error| StoreError::Disk(error.to_string()))?;
+    Ok(Parts {
+        member,
+        log,
+        machine: Machine::default(),
+        applied: Applied { position: FIRST, members: Arc::new(members) },
+        history: History::new(Revision(0), config.history_window, config.history_bytes),
+        keeper: Box::new(|_| Ok(Box::new(MemoryKeeper))),
+        lock: None,
+    })
+}
+
+/// What a store is told beside its parts.
+struct Launch {
     sealer: Arc<Sealer>,
     limits: Limits,
     request_timeout: Duration,
+    /// Where peers find this member.
+    contact: Option<Contact>,
+    transport: Arc<dyn Transport>,
+}
+
+impl Launch {
+    fn new(config: &StoreConfig) -> Result<Self, StoreError> {
+        let sealer = Sealer::new(&config.sealing_key)
+            .map_err(|error| StoreError::Invalid(error.to_string()))?;
+        Ok(Self {
+            sealer: Arc::new(sealer),
+            limits: Limits { txn_bytes: config.max_txn_bytes },
+            request_timeout: config.request_timeout,
+            contact: None,
+            transport: Arc::new(Alone),
+        })
+    }
+}
+
+/// Starts the driver's thread, which opens its parts itself: opening waits for
+/// the disk.
+async fn start<L: LogStore>(
+    launch: Launch,
     open: impl FnOnce() -> Result<Parts<L>, StoreError> + Send + 'static,
 ) -> Result<Store, StoreError> {
     let (requests_tx, mut requests_rx) = mpsc::channel(QUEUE);
     let (ready_tx, ready_rx) = oneshot::channel();
-    let for_driver = sealer.clone();
+    let Launch { sealer, limits, request_timeout, contact, transport } = launch;
+    transport.begin(requests_tx.downgrade());
+    let patience = request_timeout.as_millis().div_ceil(TICK.as_millis()) as u64;
+    let wiring = Wiring { sealer: sealer.clone(), patience, contact, transport };
+    let runtime = Handle::current();
     let thread = std::thread::Builder::new()
         .name("skiff-store".into())
-        .spawn(move || match prepare(open, for_driver) {
+        .spawn(move || match prepare(open, wiring) {
             Ok(Prepared { mut driver, shared, lock }) => {
                 // Declared after the driver, so that a panic is noted before
                 // its callers learn that nobody answers.
                 let end = End(shared.clone());
                 // If nobody waits for the store any more, it closes at once.
                 let _ = ready_tx.send(Ok(shared));
-                let (result, closer) = driver.run(&mut requests_rx);
+                let (result, closer) = driver.run(&mut requests_rx, &runtime);
                 end.note(&result);
                 drop(driver);
                 drop(lock);
@@ -345,7 +398,15 @@ async fn start<L: LogStore>(
     })
 }
 
-/// A driver that leads and has applied everything it found.
+/// What the driver's thread puts its parts together with.
+struct Wiring {
+    sealer: Arc<Sealer>,
+    patience: u64,
+    contact: Option<Contact>,
+    transport: Arc<dyn Transport>,
+}
+
+/// A driver that has applied everything it may. A group of one leads.
 struct Prepared<L: LogStore> {
     driver: Driver<L>,
     shared: Arc<Shared>,
@@ -354,7 +415,7 @@ struct Prepared<L: LogStore> {
 
 fn prepare<L: LogStore>(
     open: impl FnOnce() -> Result<Parts<L>, StoreError>,
-    sealer: Arc<Sealer>,
+    wiring: Wiring,
 ) -> Result<Prepared<L>, StoreError> {
     let Parts { member, log, machine, applied, history, keeper, lock } = open()?;
     let shared = Arc::new(Shared::new(View {
@@ -366,12 +427,20 @@ fn prepare<L: LogStore>(
     }));
     shared.counters.member.store(member, Ordering::Relaxed);
     shared.counters.loaded_index.store(applied.position.index, Ordering::Relaxed);
-    let keeper = keeper.map(|start| start(shared.clone())).transpose()?;
-    let group = Group::new(member, log, applied.position.index, &applied.members)
-        .map_err(|error| StoreError::Disk(error.to_string()))?;
-    let started = Instant::now();
-    let outside = Outside { clock: Box::new(move || started.elapsed()), run: rand::random() };
-    let mut driver = Driver::new(group, machine, applied, sealer, shared.clone(), keeper, outside);
+    let core = Core::new(CoreParts {
+        member,
+        run: rand::random(),
+        seed: rand::random(),
+        patience: wiring.patience,
+        contact: wiring.contact,
+        log,
+        machine,
+        applied,
+        keeper: keeper(shared.clone())?,
+        sealer: wiring.sealer,
+        shared: shared.clone(),
+    })?;
+    let mut driver = Driver::new(core, shared.clone(), wiring.transport);
     driver.start()?;
     Ok(Prepared { driver, shared, lock })
 }
@@ -458,6 +527,10 @@ mod tests {
             self.log.truncate(to)
         }
 
+        fn reset(&mut self, to: Position, hard_state: &HardState) -> Result<(), LogError> {
+            self.log.reset(to, hard_state)
+        }
+
         fn bytes(&self) -> u64 {
             self.log.bytes()
         }
@@ -468,8 +541,9 @@ mod tests {
     }
 
     async fn faulty(appends_left: u32, delay: Duration) -> Result<Store, StoreError> {
-        let sealer = Arc::new(Sealer::new(&[0; 32]).unwrap());
-        start(sealer, Limits { txn_bytes: 1 << 20 }, Duration::from_millis(200), move || {
+        let mut config = StoreConfig::new("", [0; 32]);
+        config.request_timeout = Duration::from_millis(200);
+        start(Launch::new(&config).unwrap(), move || {
             let members = Members::single(1);
             let mut log = Faulty { log: MemoryLog::default(), appends_left, delay };
             log.initialize(&members).unwrap();
@@ -479,7 +553,7 @@ mod tests {
                 machine: Machine::default(),
                 applied: Applied { position: FIRST, members: Arc::new(members) },
                 history: History::new(Revision(0), Duration::from_secs(1), 1000),
-                keeper: None,
+                keeper: Box::new(|_| Ok(Box::new(MemoryKeeper))),
                 lock: None,
             })
         })

@@ -121,6 +121,9 @@ pub enum Compare {
     Unchanged(Key, Revision),
     /// The key must exist.
     Present(Key),
+    /// The log entry that carries the transaction must be of this Raft term:
+    /// what a leader decided must not take effect once another one leads.
+    Term(u64),
 }
 
 /// One write of a transaction.
@@ -203,7 +206,7 @@ impl Event {
 }
 
 /// What can go wrong between a caller and the store.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// A compare failed: someone wrote first. Read again and reapply.
     #[error("{key} is not as the write expected it")]
@@ -213,6 +216,19 @@ pub enum StoreError {
         /// What is there instead.
         current: Option<Arc<Entry>>,
     },
+    /// The transaction was meant for a term that is over: its author leads no
+    /// more.
+    #[error("the leader of term {term} has been replaced")]
+    Deposed {
+        /// The term it was meant for.
+        term: u64,
+    },
+    /// The group cannot be changed in this way.
+    #[error("the members cannot be changed so: {0}")]
+    Membership(String),
+    /// This member has been removed from its group. The process must stop.
+    #[error("this member was removed from the group")]
+    Removed,
     /// The revision lies before the history window. List again.
     #[error("revision {wanted} has been compacted, the oldest one kept is {oldest}")]
     Compacted {
@@ -254,6 +270,7 @@ impl StoreError {
         match self {
             Self::Future { .. } | Self::Unavailable(_) | Self::Locked(_) => true,
             Self::Conflict { .. } | Self::Compacted { .. } | Self::Invalid(_) => false,
+            Self::Deposed { .. } | Self::Membership(_) | Self::Removed => false,
             Self::Disk(_) | Self::Closed => false,
         }
     }

@@ -27,7 +27,10 @@ pub(crate) fn validate(txn: &Txn, limits: &Limits) -> Result<(), StoreError> {
     }
     let mut bytes = 0;
     for compare in &txn.compares {
-        let (Compare::Absent(key) | Compare::Unchanged(key, _) | Compare::Present(key)) = compare;
+        let (Compare::Absent(key) | Compare::Unchanged(key, _) | Compare::Present(key)) = compare
+        else {
+            continue;
+        };
         check_key(key)?;
         bytes += key.len();
     }

@@ -10,6 +10,8 @@
 //! batch was made, with the proposer's own number, by which it finds the
 //! callers again when the batch is applied.
 
+pub(crate) mod peer;
+
 use bytes::Bytes;
 
 use crate::sealing::{SEALING_BYTES, SealError, Sealer};
@@ -30,6 +32,8 @@ pub(crate) enum Kind {
     Bootstrap = 6,
     Truncated = 7,
     SnapshotTail = 8,
+    Change = 9,
+    Peer = 10,
     BackupHead = 32,
     BackupTail = 33,
 }
@@ -107,6 +111,10 @@ pub(crate) fn encode_txn(txn: &Txn, sealer: &Sealer) -> Result<Vec<u8>, SealErro
                 out.push(3);
                 put_bytes(&mut out, key.as_bytes());
             }
+            Compare::Term(term) => {
+                out.push(4);
+                put_u64(&mut out, *term);
+            }
         }
     }
     put_u32(&mut out, txn.writes.len() as u32);
@@ -161,12 +169,11 @@ pub(crate) fn decode_batch(bytes: &[u8], sealer: &Sealer) -> Result<Batch, WireE
 fn decode_txn(mut reader: Reader<'_>, sealer: &Sealer) -> Result<Txn, WireError> {
     let mut txn = Txn::default();
     for _ in 0..reader.count()? {
-        let tag = reader.u8()?;
-        let key = reader.key()?;
-        txn.compares.push(match tag {
-            1 => Compare::Absent(key),
-            2 => Compare::Unchanged(key, Revision(reader.u64()?)),
-            3 => Compare::Present(key),
+        txn.compares.push(match reader.u8()? {
+            1 => Compare::Absent(reader.key()?),
+            2 => Compare::Unchanged(reader.key()?, Revision(reader.u64()?)),
+            3 => Compare::Present(reader.key()?),
+            4 => Compare::Term(reader.u64()?),
             _ => return Err(WireError::Nonsense("unknown compare")),
         });
     }
@@ -359,6 +366,13 @@ impl<'a> Reader<'a> {
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
         let len = self.u32()? as usize;
         self.take(len)
+    }
+
+    /// Text behind its length.
+    pub(crate) fn text(&mut self) -> Result<String, WireError> {
+        std::str::from_utf8(self.bytes()?)
+            .map(str::to_owned)
+            .map_err(|_| WireError::Nonsense("a text that is none"))
     }
 
     fn key(&mut self) -> Result<Key, WireError> {

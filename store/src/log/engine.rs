@@ -191,6 +191,25 @@ impl EngineLog {
         }
     }
 
+    /// Begins the log after `to` and drops the entries up to `last`.
+    fn give_up(&mut self, to: Position, last: u64, hard_state: &HardState) -> Result<(), LogError> {
+        let record = wire::frame(Kind::Truncated, |out| {
+            put_u64(out, to.index);
+            put_u64(out, to.term);
+        });
+        let mark = Mark { hard_state: hard_state.clone(), ordinal: self.ordinal + 1 };
+        let mut batch = LogBatch::default();
+        batch.add_command(GROUP, Command::Compact { index: last + 1 });
+        put(&mut batch, TRUNCATED, record)?;
+        put(&mut batch, MARK, mark.encode())?;
+        self.write(&mut batch, "truncated")?;
+        self.ordinal = mark.ordinal;
+        self.hard_state = mark.hard_state;
+        self.truncated = to;
+        self.engine.purge_expired_files().map_err(|error| io("purged", &error))?;
+        Ok(())
+    }
+
     fn write(&self, batch: &mut LogBatch, doing: &'static str) -> Result<(), LogError> {
         self.engine.write(batch, true).map_err(|error| io(doing, &error))?;
         Ok(())
@@ -276,19 +295,14 @@ impl LogStore for EngineLog {
         if to.index <= self.truncated.index {
             return Ok(());
         }
-        let record = wire::frame(Kind::Truncated, |out| {
-            put_u64(out, to.index);
-            put_u64(out, to.term);
-        });
-        let mark = Mark { hard_state: self.hard_state.clone(), ordinal: self.ordinal + 1 };
-        let mut batch = LogBatch::default();
-        batch.add_command(GROUP, Command::Compact { index: to.index + 1 });
-        put(&mut batch, TRUNCATED, record)?;
-        put(&mut batch, MARK, mark.encode())?;
-        self.write(&mut batch, "truncated")?;
-        self.ordinal = mark.ordinal;
-        self.truncated = to;
-        self.engine.purge_expired_files().map_err(|error| io("purged", &error))?;
+        self.give_up(to, to.index, &self.hard_state.clone())
+    }
+
+    fn reset(&mut self, to: Position, hard_state: &HardState) -> Result<(), LogError> {
+        self.give_up(to, to.index.max(self.last_index), hard_state)?;
+        self.recent.clear();
+        self.recent_bytes = 0;
+        self.last_index = to.index;
         Ok(())
     }
 

@@ -84,6 +84,14 @@ impl LogStore for MemoryLog {
         Ok(())
     }
 
+    fn reset(&mut self, to: Position, hard_state: &HardState) -> Result<(), LogError> {
+        self.entries.clear();
+        self.bytes = 0;
+        self.truncated = to;
+        self.hard_state = hard_state.clone();
+        Ok(())
+    }
+
     fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -1,0 +1,438 @@
+//! Groups of cores without a clock, a network or a disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::group::FIRST;
+use crate::history::History;
+use crate::keeper::MemoryKeeper;
+use crate::log::memory::MemoryLog;
+use crate::members::Change;
+use crate::types::{Draft, Key, Revision, Write};
+use crate::view::View;
+
+/// What left a core.
+#[derive(Default)]
+struct Left {
+    messages: VecDeque<(u64, PeerMessage)>,
+    answers: BTreeMap<Ticket, Result<Done, StoreError>>,
+}
+
+impl Outside for Left {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn send(&mut self, to: u64, message: PeerMessage) {
+        self.messages.push_back((to, message));
+    }
+
+    fn answer(&mut self, ticket: Ticket, result: Result<Done, StoreError>) {
+        assert!(self.answers.insert(ticket, result).is_none(), "one answer each");
+    }
+}
+
+struct Member {
+    core: Core<MemoryLog>,
+    shared: Arc<Shared>,
+    left: Left,
+}
+
+/// A group whose messages arrive at once, unless an end is cut off.
+struct World {
+    members: BTreeMap<u64, Member>,
+    cut: BTreeSet<u64>,
+    next_ticket: Ticket,
+}
+
+fn sealer() -> Arc<Sealer> {
+    Arc::new(Sealer::new(&[3; 32]).unwrap())
+}
+
+fn contact(id: u64) -> Contact {
+    Contact { address: format!("10.0.0.{id}:1"), name: format!("m{id}"), promote: false }
+}
+
+/// A member as it starts: with the others, or (`members` is empty) to join.
+fn member(id: u64, members: &Members) -> Member {
+    let mut log = MemoryLog::default();
+    let mut applied = Applied { position: Position::default(), members: Arc::new(members.clone()) };
+    if !members.voters.is_empty() {
+        log.initialize(members).unwrap();
+        applied.position = FIRST;
+    }
+    let machine = Machine::default();
+    let shared = Arc::new(Shared::new(View {
+        snapshot: Snapshot::new(machine.entries().clone(), machine.revision()),
+        digest: 0,
+        bytes: 0,
+        applied: applied.clone(),
+        history: History::new(Revision(0), Duration::from_secs(300), 1 << 20),
+    }));
+    let mut member = Member {
+        core: Core::new(CoreParts {
+            member: id,
+            run: id * 100,
+            seed: 7,
+            patience: 50,
+            contact: Some(contact(id)),
+            log,
+            machine,
+            applied,
+            keeper: Box::new(MemoryKeeper),
+            sealer: sealer(),
+            shared: shared.clone(),
+        })
+        .unwrap(),
+        shared,
+        left: Left::default(),
+    };
+    member.core.start(&mut member.left).unwrap();
+    member
+}
+
+impl World {
+    fn new(size: u64) -> Self {
+        let contacts = (1..=size).map(|id| (id, contact(id))).collect();
+        let members =
+            Members { voters: (1..=size).collect(), last_id: size, contacts, ..Members::default() };
+        let members = (1..=size).map(|id| (id, member(id, &members))).collect();
+        Self { members, cut: BTreeSet::new(), next_ticket: 0 }
+    }
+
+    /// Lets everybody do what they can until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            let ids: Vec<u64> = self.members.keys().copied().collect();
+            for id in ids {
+                let member = self.members.get_mut(&id).unwrap();
+                member.core.turn(&mut member.left).unwrap();
+                for (to, message) in std::mem::take(&mut member.left.messages) {
+                    moved = true;
+                    // Everything goes through the codec.
+                    let message = PeerMessage::decode(&message.encode()).unwrap();
+                    if self.cut.contains(&id) || self.cut.contains(&to) {
+                        continue;
+                    }
+                    if let Some(peer) = self.members.get_mut(&to) {
+                        peer.core.step(id, message);
+                    }
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn tick(&mut self, times: usize) {
+        for _ in 0..times {
+            self.members.values_mut().for_each(|member| member.core.tick());
+            self.settle();
+        }
+    }
+
+    /// Ticks until somebody who is not cut off leads and all agree.
+    fn elect(&mut self) -> u64 {
+        for _ in 0..60 {
+            self.tick(1);
+            let leaders: BTreeSet<_> = (self.members.iter())
+                .filter(|(id, _)| !self.cut.contains(id))
+                .map(|(_, member)| member.core.leadership.leader)
+                .collect();
+            if let [Some(leader)] = leaders.into_iter().collect::<Vec<_>>()[..]
+                && !self.cut.contains(&leader)
+                && self.core(leader).leadership.is_leader
+            {
+                return leader;
+            }
+        }
+        panic!("no leader within six seconds");
+    }
+
+    fn core(&self, id: u64) -> &Core<MemoryLog> {
+        &self.members[&id].core
+    }
+
+    fn put(&mut self, id: u64, key: &str, compares: Vec<Compare>) -> Ticket {
+        let draft = Draft { bytes: Bytes::from(vec![b'v'; 100]), revision_at: None, sealed: true };
+        let txn = Txn { compares, writes: vec![Write::Put(Key::from(key), draft)] };
+        let txn = wire::encode_txn(&txn, &sealer()).unwrap();
+        self.next_ticket += 1;
+        self.members.get_mut(&id).unwrap().core.propose(vec![(self.next_ticket, txn)]);
+        self.next_ticket
+    }
+
+    fn read(&mut self, id: u64) -> Ticket {
+        self.next_ticket += 1;
+        self.members.get_mut(&id).unwrap().core.read(vec![self.next_ticket]);
+        self.next_ticket
+    }
+
+    fn change(&mut self, id: u64, change: Change) -> Ticket {
+        self.next_ticket += 1;
+        self.members.get_mut(&id).unwrap().core.change(Some(self.next_ticket), change);
+        self.next_ticket
+    }
+
+    fn answer(&self, id: u64, ticket: Ticket) -> Option<&Result<Done, StoreError>> {
+        self.members[&id].left.answers.get(&ticket)
+    }
+
+    fn committed(&self, id: u64, ticket: Ticket) -> Option<u64> {
+        match self.answer(id, ticket)? {
+            Ok(Done::Committed(committed)) => Some(committed.revision.0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn agree(&self) {
+        let states: BTreeSet<_> = (self.members.values())
+            .map(|member| (member.core.applied.position.index, member.core.machine.digest()))
+            .collect();
+        assert_eq!(states.len(), 1, "{states:?}");
+    }
+}
+
+#[test]
+fn three_write_and_read_on_each_of_them() {
+    let mut world = World::new(3);
+    world.elect();
+    for id in 1..=3 {
+        let ticket = world.put(id, "a", vec![]);
+        world.settle();
+        assert_eq!(world.committed(id, ticket), Some(id));
+        assert_eq!(world.members[&id].shared.view().snapshot.revision(), Revision(id));
+        let read = world.read(id);
+        world.settle();
+        assert_eq!(world.answer(id, read), Some(&Ok(Done::Readable)));
+    }
+    world.tick(2);
+    world.agree();
+}
+
+#[test]
+fn a_run_repeats_itself() {
+    let run = || {
+        let mut world = World::new(3);
+        let leader = world.elect();
+        (leader, world.members.values().map(|member| member.core.ticks).collect::<Vec<_>>())
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn the_loss_of_a_leader_loses_nothing() {
+    let mut world = World::new(3);
+    let first = world.elect();
+    let other = if first == 1 { 2 } else { 1 };
+    let before = world.put(other, "before", vec![]);
+    world.settle();
+    assert_eq!(world.committed(other, before), Some(1));
+
+    world.cut.insert(first);
+    // One write goes to the cut-off leader, one to a member that has not
+    // noticed: the first comes to nothing there, the second waits.
+    let lost = world.put(first, "lost", vec![]);
+    let waits = world.put(other, "waits", vec![]);
+    let read = world.read(first);
+    world.settle();
+    assert_eq!(world.answer(other, waits), None);
+    let second = world.elect();
+    assert_ne!(second, first);
+    assert_eq!(world.committed(other, waits), Some(2), "proposed again in the new term");
+    world.tick(10);
+    assert_eq!(world.core(first).leadership.leader, None, "it knows that it leads no more");
+    assert_eq!(world.answer(first, lost), None, "it cannot know");
+
+    world.cut.clear();
+    world.elect();
+    world.tick(5);
+    assert_eq!(world.committed(first, lost), Some(3), "late, but once");
+    assert_eq!(world.answer(first, read), Some(&Ok(Done::Readable)));
+    world.agree();
+}
+
+#[test]
+fn without_a_quorum_callers_get_an_error_in_time() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    world.cut.extend([1, 2, 3]);
+    let write = world.put(leader, "a", vec![]);
+    world.tick(20);
+    let late = world.put(leader, "a", vec![]);
+    let read = world.read(leader);
+    world.tick(51);
+    for ticket in [write, late, read] {
+        assert!(
+            matches!(world.answer(leader, ticket), Some(Err(StoreError::Unavailable(_)))),
+            "{:?}",
+            world.answer(leader, ticket)
+        );
+    }
+    assert!(world.core(leader).proposals.is_empty() && world.core(leader).reads.is_empty());
+    assert_eq!(world.core(leader).leadership.leader, None);
+}
+
+#[test]
+fn late_writes_of_a_deposed_leader_are_refused() {
+    let mut world = World::new(3);
+    let first = world.elect();
+    let term = world.core(first).leadership.term;
+    let good = world.put(first, "a", vec![Compare::Term(term)]);
+    world.settle();
+    assert_eq!(world.committed(first, good), Some(1));
+    world.cut.insert(first);
+    world.elect();
+    world.cut.clear();
+    world.elect();
+    let late = world.put(first, "a", vec![Compare::Term(term)]);
+    world.tick(5);
+    assert!(
+        matches!(world.answer(first, late), Some(Err(StoreError::Deposed { .. }))),
+        "{:?}",
+        world.answer(first, late)
+    );
+}
+
+#[test]
+fn a_member_joins_by_snapshot_and_becomes_a_voter() {
+    let mut world = World::new(1);
+    assert!(world.core(1).leadership.is_leader);
+    // More than a memory log keeps, and more than a chunk carries.
+    for n in 0..15_000 {
+        world.put(1, &format!("k{n}"), vec![]);
+        if n % 1000 == 0 {
+            world.settle();
+        }
+    }
+    world.settle();
+    assert!(world.core(1).group.log().truncated().index > 1, "the log alone is not enough");
+    let add = Change::AddLearner { id: 0, contact: Contact { promote: true, ..contact(2) } };
+    let ticket = world.change(1, add);
+    world.settle();
+    assert_eq!(world.answer(1, ticket), Some(&Ok(Done::Changed(2))));
+    assert!(world.core(1).needs_ticks());
+
+    world.members.insert(2, member(2, &Members::default()));
+    let mut ticks = 0;
+    while world.core(1).members().voters != [1, 2] {
+        assert!(ticks < 100, "{:?}", world.core(1).members());
+        // A message is lost now and then.
+        if ticks % 3 == 1 {
+            world.cut.insert(2);
+            world.members.values_mut().for_each(|member| member.core.tick());
+            world.settle();
+            world.cut.clear();
+        }
+        world.tick(1);
+        ticks += 1;
+    }
+    world.tick(5);
+    world.agree();
+    assert_eq!(world.core(2).members().voters, [1, 2]);
+    assert_eq!(world.members[&2].shared.view().snapshot.len(), 15_000);
+    let write = world.put(2, "by the new one", vec![]);
+    world.tick(3);
+    assert!(world.committed(2, write).is_some());
+    // Its history begins where its snapshot ended.
+    assert!(world.members[&2].shared.view().history.check(Revision(1)).is_err());
+}
+
+#[test]
+fn a_dead_member_is_replaced_under_a_new_id() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let dead = if leader == 3 { 2 } else { 3 };
+    world.members.remove(&dead);
+    let add = Change::AddLearner { id: 0, contact: contact(4) };
+    let add = world.change(leader, add);
+    world.settle();
+    assert_eq!(world.answer(leader, add), Some(&Ok(Done::Changed(4))));
+    world.members.insert(4, member(4, &Members::default()));
+    world.tick(10);
+    let replace = world.change(leader, Change::Promote { id: 4, replaces: Some(dead) });
+    world.tick(10);
+    assert_eq!(world.answer(leader, replace), Some(&Ok(Done::Changed(4))));
+    let members = world.core(4).members();
+    assert!(!members.contains(dead) && members.voters.contains(&4) && !members.is_joint());
+    world.agree();
+}
+
+#[test]
+fn a_leader_hands_over_before_it_leaves() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let refused = world.change(leader, Change::Remove { id: leader });
+    world.tick(3);
+    assert!(matches!(world.answer(leader, refused), Some(Err(StoreError::Membership(_)))));
+    let heir = world.elect();
+    assert_ne!(heir, leader);
+    world.cut.insert(leader);
+    let removed = world.change(heir, Change::Remove { id: leader });
+    world.tick(5);
+    assert_eq!(world.answer(heir, removed), Some(&Ok(Done::Changed(leader))));
+    assert!(!world.core(heir).members().contains(leader));
+    // Nobody listens to it any more, and nobody is disturbed by it.
+    let term = world.core(heir).leadership.term;
+    world.cut.clear();
+    world.tick(40);
+    assert_eq!(world.core(heir).leadership.term, term);
+}
+
+#[test]
+fn a_removed_follower_stops() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let gone = if leader == 3 { 2 } else { 3 };
+    world.change(leader, Change::Remove { id: gone });
+    for _ in 0..20 {
+        let member = world.members.get_mut(&gone).unwrap();
+        if matches!(member.core.turn(&mut member.left), Err(StoreError::Removed)) {
+            return;
+        }
+        let messages: Vec<_> = (world.members.iter_mut())
+            .flat_map(|(id, member)| {
+                member.core.tick();
+                if *id != gone {
+                    member.core.turn(&mut member.left).unwrap();
+                }
+                std::mem::take(&mut member.left.messages).into_iter().map(|m| (*id, m))
+            })
+            .collect();
+        for (from, (to, message)) in messages {
+            world.members.get_mut(&to).unwrap().core.step(from, message);
+        }
+    }
+    panic!("it did not learn of it");
+}
+
+#[test]
+fn a_changed_address_is_told() {
+    let mut world = World::new(3);
+    world.elect();
+    let moved = Contact { address: "10.9.9.9:1".into(), ..contact(2) };
+    world.members.get_mut(&2).unwrap().core.contact = Some(moved.clone());
+    world.tick(15);
+    assert_eq!(world.core(3).members().contacts[&2], moved);
+}
+
+#[test]
+fn an_idle_group_writes_nothing() {
+    let mut world = World::new(3);
+    world.elect();
+    world.tick(20);
+    let before: Vec<_> = (world.members.values())
+        .map(|member| (member.core.group.log().last_index(), member.core.group.term()))
+        .collect();
+    world.tick(200);
+    let after: Vec<_> = (world.members.values())
+        .map(|member| (member.core.group.log().last_index(), member.core.group.term()))
+        .collect();
+    assert_eq!(before, after);
+}
