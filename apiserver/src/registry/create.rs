@@ -8,9 +8,10 @@ use http::StatusCode;
 use jiff::Timestamp;
 use rand::Rng as _;
 use serde_json::Value;
+use skiff_api::managed::Managers;
 use skiff_store::{Compare, Key, StoreError, Txn, Write};
 
-use super::{Call, Registry, Reply, body, key, object};
+use super::{Call, Registry, Reply, body, key, managed, object};
 use crate::admission::{Attributes, Operation, resource_quota};
 use crate::allocate::Allocator;
 use crate::status::ApiError;
@@ -38,20 +39,24 @@ impl Registry {
         let bytes = body::read(body).await?;
         let mut warnings = Vec::new();
         let object = self.decode_body(call, &bytes, &mut warnings)?;
-        let bytes = self.create_object(call, object).await?;
+        let bytes = self.create_object(call, object, None).await?;
         Ok(Reply { code: StatusCode::CREATED, bytes, warnings })
     }
 
     /// Creates an object that is already decoded; also the way of an update
-    /// that may create.
+    /// that may create. `applied` are the managers of one that is applied.
     pub(super) async fn create_object(
         &self,
         call: &Call,
         mut object: Value,
+        applied: Option<Managers>,
     ) -> Result<Bytes, ApiError> {
         let behaviour = call.stored.behaviour;
+        let given = managed::take(&mut object);
         let base = begin(call, &mut object)?;
         behaviour.default(&mut object);
+        let managers =
+            applied.unwrap_or_else(|| managed::of_created(call, &object, given.as_ref()));
 
         let info = Self::admission_info(call, object::meta(&object, "name"));
         let attributes = Self::attributes(call, &info, Operation::Create, None);
@@ -68,6 +73,7 @@ impl Registry {
 
         let turns = &self.admission.quota_turns;
         let _turn = turns.take(&self.store.snapshot(), &attributes).await;
+        managed::attach(&mut object, &managers)?;
         let mut names = 1;
         let mut allocations = 1;
         loop {
@@ -187,13 +193,8 @@ fn begin(call: &Call, object: &mut Value) -> Result<Option<String>, ApiError> {
     set_namespace(call, object)?;
     let generate = object::meta(object, "generateName").to_owned();
     let metadata = object::meta_mut(object)?;
-    for field in [
-        "resourceVersion",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "managedFields",
-    ] {
+    for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"]
+    {
         metadata.remove(field);
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());

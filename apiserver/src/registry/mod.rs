@@ -5,6 +5,7 @@
 //! steps (decode, default, admit, validate, commit with compares, retry on a
 //! lost race), every read answers with the bytes that were stored.
 
+mod apply;
 mod body;
 mod continue_token;
 mod create;
@@ -12,6 +13,7 @@ mod delete;
 mod eviction;
 mod filter;
 mod key;
+mod managed;
 pub(crate) mod object;
 mod options;
 mod patch;
@@ -124,6 +126,7 @@ impl Registry {
         if !call.resource.verbs.contains(&call.info.verb) || (on_one && call.info.name.is_empty()) {
             return Err(ApiError::method_not_allowed());
         }
+        managed::check_options(&call)?;
         if !call.resource.is_stored() {
             return self.review(&call, body).await;
         }
@@ -166,10 +169,12 @@ impl Registry {
         let parsed = body::parse(&call.headers, bytes, validation != FieldValidation::Ignore)?;
         let mut object = parsed.value;
         expect_type(call.resource, &mut object)?;
+        let list = managed::take(&mut object);
         let unknown = call
             .resource
             .decode(&mut object)
             .map_err(|why| cannot_be_handled(call.resource, &why))?;
+        managed::put(&mut object, list);
         let mut problems: Vec<String> =
             parsed.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
         problems.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));

@@ -60,7 +60,7 @@ pub(crate) fn encode(
         serde_json::to_writer(&mut out, value)
     };
     for (key, value) in metadata {
-        if key != "resourceVersion" && key != "managedFields" && key != "selfLink" {
+        if key != "resourceVersion" && key != "selfLink" {
             field(key, value).map_err(|_| broken())?;
         }
     }

@@ -41,7 +41,9 @@ pub(crate) struct Options {
     /// `orphanDependents`
     pub(crate) orphan_dependents: Option<bool>,
     /// `force`
-    pub(crate) force: bool,
+    pub(crate) force: Option<bool>,
+    /// `fieldManager`
+    pub(crate) field_manager: String,
     /// `includeObject` of Tables.
     pub(crate) include_object: IncludeObject,
 }
@@ -134,7 +136,8 @@ impl Options {
                 "gracePeriodSeconds" => options.grace_period_seconds = Some(number(&key, &value)?),
                 "propagationPolicy" => options.propagation_policy = Some(text()),
                 "orphanDependents" => options.orphan_dependents = Some(flag()),
-                "force" => options.force = flag(),
+                "force" => options.force = Some(flag()),
+                "fieldManager" => options.field_manager = text(),
                 "includeObject" => {
                     options.include_object = match &*value {
                         "None" => IncludeObject::None,

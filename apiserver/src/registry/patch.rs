@@ -1,4 +1,5 @@
-//! Patch: JSON patch, merge patch and strategic merge patch.
+//! Patch: JSON patch, merge patch and strategic merge patch; server-side apply
+//! has a file of its own.
 
 use axum::body::Body;
 use http::{HeaderMap, StatusCode};
@@ -8,12 +9,13 @@ use skiff_api::patch::{MAX_OPERATIONS, PatchError, apply_json, apply_merge, appl
 use skiff_api::shape::Struct;
 
 use super::update::part_of;
-use super::{Call, Registry, Reply, body, object};
+use super::{Call, Registry, Reply, body, managed, object};
 use crate::status::ApiError;
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
+pub(super) const APPLY: &str = "application/apply-patch+yaml";
 
 /// A patch as it was sent.
 pub(super) enum Patch {
@@ -26,6 +28,9 @@ impl Registry {
     /// PATCH of an object, or of a subresource that has the object's shape.
     pub(super) async fn patch(&self, call: &Call, body: Body) -> Result<Reply, ApiError> {
         let bytes = body::read(body).await?;
+        if managed::is_apply(call) {
+            return self.apply(call, &bytes).await;
+        }
         let patch = Patch::parse(&call.headers, &bytes)?;
         let name = call.info.name.as_str();
         let mut warnings = Vec::new();
@@ -40,7 +45,9 @@ impl Registry {
                 object::meta_mut(&mut new)?.insert("resourceVersion".into(), "".into());
             }
             keep_identity(&mut new, old)?;
+            let list = managed::take(&mut new);
             warnings = decode(call, &mut new)?;
+            managed::put(&mut new, list);
             Ok(new)
         };
         let bytes = self.replace(call, name, part, make).await?;
@@ -114,12 +121,7 @@ impl Patch {
             }
             MERGE => Ok(Self::Merge(object(body::parse_json(bytes)?)?)),
             STRATEGIC => Ok(Self::Strategic(object(body::parse_json(bytes)?)?)),
-            "application/apply-patch+yaml" => Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UnsupportedMediaType",
-                "server-side apply is not supported by this server yet, use client-side apply",
-            )),
-            _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC])),
+            _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC, APPLY])),
         }
     }
 
@@ -185,7 +187,6 @@ mod tests {
             (MERGE, "[]", Err(400)),
             (MERGE, "{", Err(400)),
             (STRATEGIC, "{}", Ok(())),
-            ("application/apply-patch+yaml", "{}", Err(415)),
             ("application/json", "{}", Err(415)),
         ];
         for (media, body, expected) in cases {

@@ -10,9 +10,10 @@ use skiff_api::catalogue::{self, FieldError, FieldReason, Part, Resource, ScaleP
 use skiff_api::shape::Struct;
 use skiff_store::Entry;
 
-use super::delete;
+use super::apply::Configuration;
 use super::update::check_uid;
 use super::{Call, Registry, body, object, patch, view};
+use super::{delete, managed};
 use crate::admission::Operation;
 use crate::status::ApiError;
 
@@ -28,6 +29,9 @@ impl Registry {
         let is_stream = matches!(name, "log" | "exec" | "attach" | "portforward" | "proxy");
         if !subresource.verbs.contains(&call.info.verb) {
             return Err(ApiError::method_not_allowed());
+        }
+        if !is_stream {
+            managed::check_options(&call)?;
         }
         match (name, call.info.verb) {
             _ if is_stream => self.stream(call, parts, body).await,
@@ -90,6 +94,12 @@ impl Registry {
         body: Body,
     ) -> Result<Value, ApiError> {
         let bytes = body::read(body).await?;
+        if managed::is_apply(call) {
+            let config = Configuration::of_scale(call, paths, &bytes)?;
+            let make = |old: &Value, _: &Entry| config.onto(call, old);
+            let bytes = self.replace(call, &call.info.name, Part::Other("scale"), make).await?;
+            return Ok(scale_of(call.stored, paths, &object::decode(&bytes)?));
+        }
         let shape = Struct::named("autoscaling.v1.Scale");
         let patch = match call.info.verb {
             "patch" => Some(patch::Patch::parse(&call.headers, &bytes)?),
@@ -268,6 +278,9 @@ fn scale_of(resource: &Resource, paths: &ScalePaths, object: &Value) -> Value {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
+    if let Some(list) = managed::of_scale(object, paths.spec_replicas) {
+        metadata.insert("managedFields".into(), list);
+    }
     let mut spec = json!({});
     let replicas = object.pointer(paths.spec_replicas).and_then(Value::as_i64).unwrap_or(
         match resource.kind {
@@ -341,7 +354,7 @@ fn wanted_replicas(scale: &Value, name: &str) -> Result<i64, ApiError> {
 }
 
 /// Writes a value at a JSON pointer, making objects on the way.
-fn set(object: &mut Value, pointer: &str, value: Value) {
+pub(super) fn set(object: &mut Value, pointer: &str, value: Value) {
     let mut at = object;
     for part in pointer.split('/').skip(1) {
         at = &mut at[part];

@@ -10,6 +10,7 @@ use skiff_api::catalogue::{Part, Resource};
 use skiff_store::{Compare, Entry, Key, Snapshot, StoreError, Txn, Write};
 
 use super::create::set_namespace;
+use super::managed::{self, Record};
 use super::{Call, Registry, Reply, body, object};
 use crate::admission::{Operation, resource_quota};
 use crate::allocate::{Allocator, carry_over};
@@ -68,7 +69,7 @@ impl Registry {
             {
                 return Err(call.not_found(name));
             }
-            let bytes = self.create_object(call, new).await?;
+            let bytes = self.create_object(call, new, None).await?;
             return Ok(Reply { code: StatusCode::CREATED, bytes, warnings });
         }
         if object::meta(&new, "resourceVersion").is_empty()
@@ -125,15 +126,16 @@ impl Registry {
     {
         let name = call.info.name.as_str();
         let entry = snapshot.get(key).ok_or_else(|| call.not_found(name))?;
-        let old = object::decode_entry(&entry)?;
+        let mut old = object::decode_entry(&entry)?;
         let mut new = make(&old, &entry)?;
+        let lists = (managed::take(&mut old), managed::take(&mut new));
         let expected = object::meta(&new, "resourceVersion");
         if !expected.is_empty() && expected.parse() != Ok(entry.modified.0) {
             return Err(call.modified(name));
         }
         check_uid(call, name, object::meta(&new, "uid"), object::meta(&old, "uid"))?;
-        self.prepare(call, part, &mut new, &old).await?;
-        if same_desire(&new, &old) {
+        let record = self.prepare(call, part, &mut new, &old, lists).await?;
+        if same_desire(&new, &old) && record.is_unchanged() {
             return Ok(Replaced::Unchanged(entry.value.clone()));
         }
 
@@ -153,6 +155,7 @@ impl Registry {
         let quota = resource_quota::plan(snapshot, &attributes, &new)?;
         txn.compares.extend(quota.compares);
         txn.writes.extend(quota.writes);
+        record.attach(&mut new)?;
         if call.options.dry_run {
             let revision = object::meta(&old, "resourceVersion");
             return Ok(Replaced::Unchanged(object::encode(call.stored, &new, revision)?.0));
@@ -181,17 +184,18 @@ impl Registry {
         }
     }
 
-    /// Defaults, admission and validation of a change.
+    /// Defaults, admission and validation of a change. `lists` are the managed
+    /// fields of the object and those given with the change.
     async fn prepare(
         &self,
         call: &Call,
         part: Part,
         new: &mut Value,
         old: &Value,
-    ) -> Result<(), ApiError> {
+        (before, given): (Option<Value>, Option<Value>),
+    ) -> Result<Record, ApiError> {
         let behaviour = call.stored.behaviour;
         let metadata = object::meta_mut(new)?;
-        metadata.remove("managedFields");
         metadata.remove("selfLink");
         // What identifies an object is never a client's to change.
         for field in ["uid", "generateName"] {
@@ -205,6 +209,7 @@ impl Registry {
         }
         behaviour.default(new);
         behaviour.prepare_update(new, old, part);
+        let record = Record::of_update(call, part, old, new, before, given);
         let info = Self::admission_info(call, &call.info.name);
         let attributes = Self::attributes(call, &info, Operation::Update, Some(old));
         self.admission.mutate(&attributes, new).await?;
@@ -213,7 +218,8 @@ impl Registry {
             let name = object::meta(new, "name");
             return Err(ApiError::invalid(call.resource.group, call.resource.kind, name, errors));
         }
-        self.admission.validate(&attributes, new)
+        self.admission.validate(&attributes, new)?;
+        Ok(record)
     }
 }
 
