@@ -34,6 +34,11 @@ impl<K: Resource<DynamicType = ()>> Api<K> {
         let untyped = kube::Api::namespaced_with(client, namespace, &resource);
         Self { untyped, of: PhantomData }
     }
+
+    /// The objects of one namespace, or of a kind that has none if it is empty.
+    pub fn within(client: Client, namespace: &str) -> Self {
+        if namespace.is_empty() { Self::all(client) } else { Self::namespaced(client, namespace) }
+    }
 }
 
 impl<K> Api<K> {
@@ -49,9 +54,14 @@ impl<K> Api<K> {
     async fn send(&self, request: Result<http::Request<Vec<u8>>, request::Error>) -> Result<Value> {
         send(self.untyped.clone().into_client(), request).await
     }
+
+    /// Deletes an object, or asks that it ends.
+    pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<()> {
+        self.send(self.request().delete(name, params)).await.map(drop)
+    }
 }
 
-impl<K: Serialize + DeserializeOwned> Api<K> {
+impl<K: DeserializeOwned> Api<K> {
     /// The object of this name.
     pub async fn get(&self, name: &str) -> Result<K> {
         read(&self.send(self.request().get(name, &GetParams::default())).await?)
@@ -73,19 +83,46 @@ impl<K: Serialize + DeserializeOwned> Api<K> {
     }
 
     /// Makes an object.
-    pub async fn create(&self, params: &PostParams, object: &K) -> Result<K> {
+    pub async fn create(&self, params: &PostParams, object: &K) -> Result<K>
+    where
+        K: Serialize,
+    {
         read(&self.send(self.request().create(params, body(object)?)).await?)
     }
 
     /// Puts `object` in the place of what there is.
-    pub async fn replace(&self, name: &str, params: &PostParams, object: &K) -> Result<K> {
+    pub async fn replace(&self, name: &str, params: &PostParams, object: &K) -> Result<K>
+    where
+        K: Serialize,
+    {
         read(&self.send(self.request().replace(name, params, body(object)?)).await?)
     }
 
     /// Replaces the status alone.
-    pub async fn replace_status(&self, name: &str, params: &PostParams, object: &K) -> Result<K> {
+    pub async fn replace_status(&self, name: &str, params: &PostParams, object: &K) -> Result<K>
+    where
+        K: Serialize,
+    {
+        self.replace_subresource("status", name, params, object).await
+    }
+
+    /// Replaces what the subresource is about.
+    pub async fn replace_subresource(
+        &self,
+        subresource: &str,
+        name: &str,
+        params: &PostParams,
+        object: &K,
+    ) -> Result<K>
+    where
+        K: Serialize,
+    {
         let object = body(object)?;
-        read(&self.send(self.request().replace_subresource("status", name, params, object)).await?)
+        read(
+            &self
+                .send(self.request().replace_subresource(subresource, name, params, object))
+                .await?,
+        )
     }
 
     /// Changes what the patch names.
@@ -106,11 +143,6 @@ impl<K: Serialize + DeserializeOwned> Api<K> {
         patch: &Patch<impl Serialize>,
     ) -> Result<K> {
         read(&self.send(self.request().patch_subresource("status", name, params, patch)).await?)
-    }
-
-    /// Deletes an object, or asks that it ends.
-    pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<()> {
-        self.send(self.request().delete(name, params)).await.map(drop)
     }
 
     /// Posts to a subresource that answers with an object of its own kind.

@@ -10,23 +10,22 @@
 //! `reflector` is not used because it tells subscribers neither of deletions
 //! nor of the object as it was before, and a ReplicaSet must hear of both: a
 //! pod that is gone needs a replacement, and a pod whose owner changed
-//! concerns the old owner too. The watch itself knows no types; an object
-//! becomes one when it arrives. So the machinery of a watch is compiled once
-//! and not for each of twenty kinds, which is megabytes of the program.
+//! concerns the old owner too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use futures::{Stream, StreamExt, TryStreamExt, pin_mut};
-use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt, utils::Backoff};
-use kube::{Api, Client, Resource};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
+use skiff_client::{Api, watch_with};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use crate::error::chain;
 use crate::meta::{self, Key};
@@ -223,8 +222,7 @@ where
         config: watcher::Config,
         cancel: CancellationToken,
     ) {
-        let api = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<K>(&()));
-        let events = watcher(api, config).try_filter_map(async |event| Ok(typed_event(event)));
+        let events = watch_with(Api::<K>::all(client), config, Reconnect::default());
         self.feed(&K::plural(&()), events, cancel).await;
     }
 }
@@ -235,11 +233,9 @@ impl<K: Resource + Clone + Send + Sync + 'static> Cache<K> {
     pub(crate) async fn feed(
         self,
         kind: &str,
-        events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
+        mut events: BoxStream<'static, watcher::Result<Event<K>>>,
         cancel: CancellationToken,
     ) {
-        let events = events.backoff(Reconnect::default());
-        pin_mut!(events);
         let mut listed = Vec::new();
         loop {
             let event = tokio::select! {
@@ -265,29 +261,10 @@ impl<K: Resource + Clone + Send + Sync + 'static> Cache<K> {
     }
 }
 
-/// The event with its object as its type; none when the object cannot be read.
-fn typed_event<K: DeserializeOwned>(event: Event<DynamicObject>) -> Option<Event<K>> {
-    Some(match event {
-        Event::Apply(object) => Event::Apply(typed(object)?),
-        Event::Delete(object) => Event::Delete(typed(object)?),
-        Event::InitApply(object) => Event::InitApply(typed(object)?),
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-    })
-}
-
-/// Reads an object as its type. The API server has checked it, so one that
-/// cannot be read is a mistake of ours, reported and left out.
-fn typed<K: DeserializeOwned>(object: DynamicObject) -> Option<K> {
-    let name = object.metadata.name.clone();
-    let read = serde_json::to_value(object).and_then(|value| K::deserialize(&value));
-    read.inspect_err(|error| error!(?name, %error, "an object is not of its type")).ok()
-}
-
 /// Delay between attempts to reconnect: 50 ms doubling to 5 s, since the
 /// server is in the same process or one hop away.
 #[derive(Default)]
-struct Reconnect {
+pub(crate) struct Reconnect {
     attempts: u32,
 }
 

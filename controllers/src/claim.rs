@@ -14,9 +14,10 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams};
 use kube::core::{Selector, SelectorExt};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use skiff_client::Api;
 use tracing::debug;
 
 use crate::error::{Doing, Error, ignore_not_found};

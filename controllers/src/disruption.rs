@@ -19,9 +19,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::Api;
 use kube::api::PostParams;
 use kube::core::SelectorExt;
+use skiff_client::Api;
 
 use crate::context::{Caches, Context};
 use crate::deployment::{Rounding, scaled};

@@ -13,9 +13,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Event, Secret};
-use kube::api::{DeleteParams, DynamicObject, Preconditions};
-use kube::core::{ApiResource, PartialObjectMeta};
-use kube::{Api, Resource};
+use kube::Resource;
+use kube::api::{DeleteParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use skiff_client::Api;
 
 use crate::cache::Cache;
 use crate::context::Context;
@@ -123,13 +124,7 @@ impl<K: Expiring> Controller for Expiry<K> {
         if !rest.is_zero() {
             return Ok(Next::After(rest));
         }
-        let resource = ApiResource::erase::<K>(&());
-        let client = self.context.client.clone();
-        let api: Api<DynamicObject> = if key.namespace.is_empty() {
-            Api::all_with(client, &resource)
-        } else {
-            Api::namespaced_with(client, &key.namespace, &resource)
-        };
+        let api: Api<K> = Api::within(self.context.client.clone(), &key.namespace);
         let preconditions =
             Preconditions { uid: object.meta().uid.clone(), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };

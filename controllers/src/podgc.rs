@@ -11,9 +11,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
+use skiff_client::Api;
 use tracing::info;
 
 use crate::context::Context;
@@ -78,8 +78,8 @@ impl PodCollector {
             return Ok(false);
         }
         let api: Api<Node> = Api::all(self.context.client.clone());
-        let live =
-            ignore_not_found(api.get_metadata(node).await).doing(|| format!("get node {node}"))?;
+        let live = api.into_untyped().get_metadata(node).await;
+        let live = ignore_not_found(live).doing(|| format!("get node {node}"))?;
         Ok(live.is_none())
     }
 

@@ -9,12 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::runtime::watcher::{self, Event};
+use kube::{Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use skiff_client::Api;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -132,12 +134,8 @@ pub(crate) async fn run(
     ready: tokio::sync::watch::Sender<bool>,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
-    let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-    let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default());
-    let services =
-        services.default_backoff().map(|event| event.map(|event| Change::Service(Box::new(event))));
-    let slices =
-        slices.default_backoff().map(|event| event.map(|event| Change::Slice(Box::new(event))));
+    let services = watch(client.clone(), Change::Service);
+    let slices = watch(client, Change::Slice);
     let mut batches = Box::pin(stream::select(services, slices).ready_chunks(BATCH));
 
     let mut intake = Intake {
@@ -191,6 +189,18 @@ pub(crate) async fn run(
             }
         }
     }
+}
+
+/// The changes of one kind, in all namespaces.
+fn watch<K>(
+    client: Client,
+    wrap: fn(Box<Event<K>>) -> Change,
+) -> BoxStream<'static, watcher::Result<Change>>
+where
+    K: kube::Resource<DynamicType = ()> + DeserializeOwned + Send + 'static,
+{
+    let events = skiff_client::watch(Api::all(client), watcher::Config::default());
+    events.map_ok(move |event| wrap(Box::new(event))).boxed()
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -2,11 +2,11 @@
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use serde_json::json;
 use skiff_api::volume::{BOUND_BY_CONTROLLER, SELECTED_NODE};
+use skiff_client::Api;
 use tracing::{debug, warn};
 
 use crate::SCHEDULER_NAME;
@@ -56,8 +56,7 @@ impl Binder {
                         "spec": {"claimRef": claim.object_ref(&())},
                     });
                     let name = volume.metadata.name.as_deref().unwrap_or_default();
-                    let resource = ApiResource::erase::<PersistentVolume>(&());
-                    let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+                    let api: Api<PersistentVolume> = Api::all(self.client.clone());
                     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
                 }
                 Choice::Provision(claim, node) => {
@@ -66,9 +65,8 @@ impl Binder {
                         "annotations": {SELECTED_NODE: node},
                     }});
                     let (namespace, name) = choice.claim();
-                    let resource = ApiResource::erase::<PersistentVolumeClaim>(&());
-                    let api: Api<DynamicObject> =
-                        Api::namespaced_with(self.client.clone(), &namespace, &resource);
+                    let api: Api<PersistentVolumeClaim> =
+                        Api::namespaced(self.client.clone(), &namespace);
                     api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
                 }
             }

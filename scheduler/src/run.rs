@@ -9,16 +9,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::runtime::watcher;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use skiff_client::{Api, watch};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::SCHEDULER_NAME;
 use crate::bind::Binder;
@@ -38,9 +39,9 @@ enum News {
     Pod(Box<watcher::Event<Pod>>),
     Node(Box<watcher::Event<Node>>),
     Namespace(Box<watcher::Event<Namespace>>),
-    Claim(Box<watcher::Event<DynamicObject>>),
-    Volume(Box<watcher::Event<DynamicObject>>),
-    Class(Box<watcher::Event<DynamicObject>>),
+    Claim(Box<watcher::Event<PersistentVolumeClaim>>),
+    Volume(Box<watcher::Event<PersistentVolume>>),
+    Class(Box<watcher::Event<StorageClass>>),
     /// How a pod's claims are to be served was not written.
     NotChosen(Arc<PodInfo>, Vec<ClaimKey>),
     /// A binding was not written, and may be tried again.
@@ -55,28 +56,13 @@ pub async fn run(client: Client, cancel: CancellationToken) -> anyhow::Result<()
     let mut tasks = JoinSet::new();
     // Pods that have finished neither wait nor take room.
     let pods = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-    tasks.spawn(forward(Api::<Pod>::all(client.clone()), pods, News::Pod, news_tx.clone()));
-    tasks.spawn(forward(
-        Api::<Node>::all(client.clone()),
-        watcher::Config::default(),
-        News::Node,
-        news_tx.clone(),
-    ));
-    let namespaces = watcher::Config::default();
-    tasks.spawn(forward(
-        Api::<Namespace>::all(client.clone()),
-        namespaces,
-        News::Namespace,
-        news_tx.clone(),
-    ));
-    // Claims and volumes change rarely: one machinery of a watch serves all.
-    let mut storage = |resource: ApiResource, wrap| {
-        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-        tasks.spawn(forward(api, watcher::Config::default(), wrap, news_tx.clone()));
-    };
-    storage(ApiResource::erase::<PersistentVolumeClaim>(&()), News::Claim);
-    storage(ApiResource::erase::<PersistentVolume>(&()), News::Volume);
-    storage(ApiResource::erase::<StorageClass>(&()), News::Class);
+    let all = watcher::Config::default;
+    tasks.spawn(forward(client.clone(), pods, News::Pod, news_tx.clone()));
+    tasks.spawn(forward(client.clone(), all(), News::Node, news_tx.clone()));
+    tasks.spawn(forward(client.clone(), all(), News::Namespace, news_tx.clone()));
+    tasks.spawn(forward(client.clone(), all(), News::Claim, news_tx.clone()));
+    tasks.spawn(forward(client.clone(), all(), News::Volume, news_tx.clone()));
+    tasks.spawn(forward(client.clone(), all(), News::Class, news_tx.clone()));
     let scheduler = Scheduler {
         waiting: HashMap::new(),
         cluster: Cluster::default(),
@@ -96,32 +82,24 @@ pub async fn run(client: Client, cancel: CancellationToken) -> anyhow::Result<()
 
 /// Watches one kind for ever, with back-off after errors.
 async fn forward<K>(
-    api: Api<K>,
+    client: Client,
     config: watcher::Config,
     wrap: fn(Box<watcher::Event<K>>) -> News,
     news_tx: mpsc::Sender<News>,
 ) where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + 'static,
 {
-    let mut events = watcher(api, config)
-        .default_backoff()
-        .inspect_err(|error| debug!(%error, "watch interrupted"))
-        .boxed();
+    let mut events = watch(Api::all(client), config);
     while let Some(event) = events.next().await {
-        if let Ok(event) = event
-            && news_tx.send(wrap(Box::new(event))).await.is_err()
-        {
-            return;
+        match event {
+            Ok(event) => {
+                if news_tx.send(wrap(Box::new(event))).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => debug!(%error, "watch interrupted"),
         }
     }
-}
-
-/// Reads an object as its type. The API server has checked it, so one that
-/// cannot be read is a mistake of ours, reported and left out.
-fn typed<K: serde::de::DeserializeOwned>(object: DynamicObject) -> Option<K> {
-    let name = object.metadata.name.clone();
-    let read = serde_json::to_value(object).and_then(K::deserialize);
-    read.inspect_err(|error| error!(?name, %error, "an object is not of its type")).ok()
 }
 
 /// Which kinds have been listed once: no decision is taken on half a picture.
@@ -303,10 +281,10 @@ impl Scheduler {
                     }
                     watcher::Event::InitDone => self.synced.claims = true,
                     watcher::Event::Apply(claim) | watcher::Event::InitApply(claim) => {
-                        typed(claim).into_iter().for_each(|claim| volumes.upsert_claim(claim));
+                        volumes.upsert_claim(claim);
                     }
                     watcher::Event::Delete(claim) => {
-                        typed(claim).iter().for_each(|claim| volumes.remove_claim(claim));
+                        volumes.remove_claim(&claim);
                     }
                 }
                 self.storage_changed();
@@ -320,7 +298,7 @@ impl Scheduler {
                     }
                     watcher::Event::InitDone => self.synced.volumes = true,
                     watcher::Event::Apply(volume) | watcher::Event::InitApply(volume) => {
-                        typed(volume).into_iter().for_each(|volume| volumes.upsert_volume(volume));
+                        volumes.upsert_volume(volume);
                     }
                     watcher::Event::Delete(volume) => {
                         volumes.remove_volume(&volume.metadata.name.unwrap_or_default());
@@ -337,7 +315,7 @@ impl Scheduler {
                     }
                     watcher::Event::InitDone => self.synced.classes = true,
                     watcher::Event::Apply(class) | watcher::Event::InitApply(class) => {
-                        typed(class).into_iter().for_each(|class| volumes.upsert_class(class));
+                        volumes.upsert_class(class);
                     }
                     watcher::Event::Delete(class) => {
                         volumes.remove_class(&class.metadata.name.unwrap_or_default());

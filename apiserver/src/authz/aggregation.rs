@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::{
-    Api, Client,
+    Client,
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use skiff_client::Api;
 use tokio_util::sync::CancellationToken;
 
 use super::live::Live;

@@ -12,10 +12,11 @@ mod user_roles;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::rbac::v1 as rbac_v1;
 use kube::{
-    Api, Client,
+    Client,
     api::{ListParams, PostParams},
 };
 use serde_json::{Value, json};
+use skiff_client::Api;
 
 use super::{
     MASTERS,
@@ -319,8 +320,6 @@ async fn ensure_kind<K>(
 ) -> Result<(), kube::Error>
 where
     K: kube::Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
-        + Clone
-        + std::fmt::Debug
         + serde::de::DeserializeOwned
         + serde::Serialize,
 {
@@ -336,17 +335,16 @@ where
         .map(Ok::<_, kube::Error>)
         .try_for_each_concurrent(CONCURRENCY, |desired| async move {
             let name = desired["metadata"]["name"].as_str().unwrap_or_default();
-            let read =
-                |value: Value| serde_json::from_value::<K>(value).map_err(kube::Error::SerdeError);
+            let read = |value: &Value| K::deserialize(value).map_err(kube::Error::SerdeError);
             let Some(observed) = observed.get(name) else {
-                return match api.create(&PostParams::default(), &read(desired.clone())?).await {
+                return match api.create(&PostParams::default(), &read(&desired)?).await {
                     // Another master was faster.
                     Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
                     created => created.map(drop),
                 };
             };
             let Some(repaired) = plan(&desired, observed) else { return Ok(()) };
-            match api.replace(name, &PostParams::default(), &read(repaired)?).await {
+            match api.replace(name, &PostParams::default(), &read(&repaired)?).await {
                 // Somebody is editing it; the next start looks again.
                 Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
                 replaced => replaced.map(drop),

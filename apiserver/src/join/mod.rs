@@ -13,10 +13,11 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
-    Api, Client,
+    Client,
     api::{DeleteParams, ListParams, ObjectMeta, PostParams},
 };
 use rand::Rng;
+use skiff_client::Api;
 
 use crate::authn::bootstrap_token::{NAMESPACE, SECRET_TYPE};
 

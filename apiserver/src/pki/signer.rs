@@ -31,8 +31,9 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{Api, Client, api::PostParams, runtime::watcher};
+use kube::{Client, api::PostParams, runtime::watcher};
 use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
+use skiff_client::{Api, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{AGENT_CLIENT_USER, Leaf, Pki, ca::LEAF_VALIDITY};
@@ -83,7 +84,7 @@ struct NodeNames {
 pub async fn run(pki: Arc<Pki>, client: Client, cancel: CancellationToken) {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client);
-    let mut events = watcher(api.clone(), watcher::Config::default()).boxed();
+    let mut events = watch(api.clone(), watcher::Config::default());
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
@@ -97,11 +98,8 @@ pub async fn run(pki: Arc<Pki>, client: Client, cancel: CancellationToken) {
                 }
             }
             Some(Ok(_)) => {}
-            // The watcher backs off and lists again by itself.
-            Some(Err(error)) => {
-                tracing::warn!(%error, "watching certificate signing requests");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+            // The watch waits and lists again by itself.
+            Some(Err(error)) => tracing::warn!(%error, "watching certificate signing requests"),
             None => return,
         }
     }

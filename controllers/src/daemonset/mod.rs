@@ -22,9 +22,9 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
+use skiff_client::Api;
 
 use self::history::{HASH_LABEL, History, hash_of, plan_cleanup, plan_history};
 use self::placement::{Wanted, pin, target, wanted};

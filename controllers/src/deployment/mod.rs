@@ -22,9 +22,9 @@ mod fixtures;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
+use skiff_client::Api;
 
 pub(crate) use self::revision::template_hash;
 use self::revision::{REVISION, Sets};

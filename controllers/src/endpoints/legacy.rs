@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams};
+use skiff_client::Api;
 
 use super::backend::{Backend, Port, families, is_headless, publishes_not_ready};
 use super::{HEADLESS, backends_of};

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams};
+use skiff_client::Api;
 
 use super::backend::{Backend, Family, Port, families, is_headless};
 use super::{HEADLESS, SERVICE_NAME, backends_of};

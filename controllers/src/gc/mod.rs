@@ -24,9 +24,11 @@ mod graph;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Resource};
 use serde_json::json;
@@ -35,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::graph::{Action, FOREGROUND, Graph, Kind, ORPHAN, Object, Policy, Uid, Verdict};
-use crate::cache::{Cache, Shape};
+use crate::cache::{Cache, Reconnect, Shape};
 use crate::context::Context;
 use crate::discovery::{self, Served};
 use crate::error::{Doing, Error, ignore_not_found};
@@ -137,6 +139,7 @@ impl Collector {
                 let (fed, cancel) = (cache.clone(), cancel.clone());
                 tasks.spawn(async move {
                     let events = watcher(api, watcher::Config::default());
+                    let events = events.backoff(Reconnect::default()).boxed();
                     fed.feed("metadata", events, cancel).await;
                 });
                 caches.push(cache);

@@ -19,9 +19,9 @@ use futures::future::join_all;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{EnvVar, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
+use skiff_client::Api;
 
 use self::orphans::{Fate, fate};
 use self::plan::{INDEX, Plan, TRACKING, is_finished, is_indexed, plan};

@@ -93,7 +93,7 @@ impl Namespaces {
         status.conditions = Some(conditions);
         let name = meta::name(&namespace.metadata);
         let update = Namespace { status: Some(status), ..namespace.clone() };
-        let api: Api<Namespace> = Api::all(self.context.client.clone());
+        let api = skiff_client::Api::<Namespace>::all(self.context.client.clone());
         let updated =
             ignore_not_found(api.replace_status(name, &PostParams::default(), &update).await);
         updated.map(drop).doing(|| format!("update status of namespace {name}"))
@@ -106,8 +106,8 @@ impl Namespaces {
         if let Some(finalizers) = update.spec.as_mut().and_then(|spec| spec.finalizers.as_mut()) {
             finalizers.retain(|finalizer| finalizer != FINALIZER);
         }
-        let api: Api<Namespace> = Api::all(self.context.client.clone());
-        let finalized: Result<Namespace, _> =
+        let api = skiff_client::Api::<Namespace>::all(self.context.client.clone());
+        let finalized =
             api.replace_subresource("finalize", name, &PostParams::default(), &update).await;
         ignore_not_found(finalized).map(drop).doing(|| format!("finalize namespace {name}"))
     }

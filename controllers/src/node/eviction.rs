@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
+use skiff_client::Api;
 
 use crate::context::Context;
 use crate::error::{Doing, Error, ignore_not_found};

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use skiff_client::Api;
 use tracing::info;
 
 use crate::context::Context;

@@ -19,9 +19,9 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use skiff_client::Api;
 use tokio::time::Instant;
 
 use super::health::{Readiness, plan_silence, plan_taints, readiness};

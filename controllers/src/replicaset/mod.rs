@@ -19,8 +19,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
+use skiff_client::Api;
 
 pub(crate) use self::kind::Replicated;
 use self::kind::{Counts, Failure};

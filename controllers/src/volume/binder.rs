@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::{Api, Resource};
+use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skiff_api::volume::{
     BIND_COMPLETED, BOUND_BY_CONTROLLER, LOCAL_PROVISIONER, PROVISIONER, class_of_claim,
 };
+use skiff_client::Api;
 use tracing::info;
 
 use super::bound::{self, Reclaim};
@@ -272,7 +273,8 @@ impl VolumeBinder {
     async fn claim_lives(&self, key: &Key, uid: Option<&str>) -> Result<bool, Error> {
         let api: Api<PersistentVolumeClaim> =
             Api::namespaced(self.context.client.clone(), &key.namespace);
-        let live = api.get_metadata_opt(&key.name).await.doing(|| format!("get claim {key}"))?;
+        let live = api.into_untyped().get_metadata_opt(&key.name).await;
+        let live = live.doing(|| format!("get claim {key}"))?;
         Ok(live.is_some_and(|live| live.metadata.uid.as_deref() == uid))
     }
 

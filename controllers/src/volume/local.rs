@@ -12,10 +12,10 @@ use std::sync::Arc;
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use skiff_api::volume::{LOCAL_PROVISIONER, LOCAL_VOLUMES_DIR, PROVISIONED_BY, SELECTED_NODE};
+use skiff_client::Api;
 use tracing::info;
 
 use super::write;

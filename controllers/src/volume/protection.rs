@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::Resource;
 use kube::api::ListParams;
-use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use skiff_api::volume::{CLAIM_PROTECTION, VOLUME_PROTECTION, claim_name};
+use skiff_client::Api;
 
 use super::{volume_phase, write};
 use crate::context::Context;
@@ -93,7 +94,7 @@ impl ClaimProtection {
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &claim.namespace);
         let live = api.list(&ListParams::default()).await;
         let live = live.doing(|| format!("list pods of namespace {}", claim.namespace))?;
-        Ok(live.items.iter().any(uses))
+        Ok(live.iter().any(uses))
     }
 }
 
