@@ -9,7 +9,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ReplicationController, Secret, Service, ServiceAccount,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -72,6 +72,8 @@ pub(crate) struct Caches {
     pub(crate) controller_revisions: Cache<ControllerRevision>,
     /// Jobs.
     pub(crate) jobs: Cache<Job>,
+    /// ResourceQuotas.
+    pub(crate) resource_quotas: Cache<ResourceQuota>,
     /// PodDisruptionBudgets.
     pub(crate) disruption_budgets: Cache<PodDisruptionBudget>,
     /// PersistentVolumes, found by the claim that they refer to.
@@ -127,6 +129,7 @@ impl Caches {
             daemon_sets: Cache::new(Shape::default()),
             controller_revisions: Cache::new(Shape { index: index_owner, ..Shape::default() }),
             jobs: Cache::new(Shape::default()),
+            resource_quotas: Cache::new(Shape::default()),
             disruption_budgets: Cache::new(Shape::default()),
             volumes: Cache::new(Shape { index: crate::volume::index_volume, ..Shape::default() }),
             claims: Cache::new(Shape::default()),
@@ -169,6 +172,7 @@ impl Caches {
             daemon_sets: all(),
             controller_revisions: all(),
             jobs: all(),
+            resource_quotas: all(),
             disruption_budgets: all(),
             volumes: all(),
             claims: all(),
@@ -196,6 +200,7 @@ impl Caches {
         self.daemon_sets.synced().await;
         self.controller_revisions.synced().await;
         self.jobs.synced().await;
+        self.resource_quotas.synced().await;
         self.disruption_budgets.synced().await;
         self.volumes.synced().await;
         self.claims.synced().await;

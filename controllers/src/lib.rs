@@ -36,6 +36,8 @@ mod volume;
 
 mod expiry;
 
+mod resource_quota;
+
 mod cache;
 mod claim;
 mod context;

@@ -24,6 +24,7 @@ use crate::namespace::{NamespaceDefaults, Namespaces};
 use crate::node::{NodeAddresses, NodeLifecycle, TaintEvictions};
 use crate::podgc::PodCollector;
 use crate::replicaset::ReplicaSets;
+use crate::resource_quota::{self, ResourceQuotas};
 use crate::runner;
 use crate::volume::{ClaimProtection, VolumeBinder, VolumeProtection};
 
@@ -59,7 +60,10 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> a
             })+
         };
     }
+    let (quotas, quota_queue) = ResourceQuotas::new(&context);
+    let gone = resource_quota::wake(&quota_queue, &context.caches.resource_quotas);
     controllers![
+        (quotas, quota_queue),
         ReplicaSets::<ReplicaSet>::new(&context, &context.caches.replica_sets),
         ReplicaSets::<ReplicationController>::new(
             &context,
@@ -84,7 +88,7 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> a
         Expiry::new(&context, &context.caches.bootstrap_tokens),
         Expiry::new(&context, &context.caches.signing_requests),
     ];
-    let (collector, collecting) = (Arc::new(Collector::new(&context)), cancel.clone());
+    let (collector, collecting) = (Arc::new(Collector::new(&context, gone)), cancel.clone());
     waiting.push(Box::new(move |tasks| {
         tasks.spawn(collector.run(collecting));
     }));

@@ -44,6 +44,7 @@ use crate::error::{Doing, Error, ignore_not_found};
 use crate::events::Severity::Warning;
 use crate::meta;
 use crate::queue::Queue;
+use crate::resource_quota::Gone;
 use crate::runner::{self, Controller, Next};
 
 const COMPONENT: &str = "garbage-collector-controller";
@@ -56,17 +57,20 @@ pub(crate) struct Collector {
     context: Context,
     graph: Arc<Mutex<Graph>>,
     queue: Queue<Uid>,
+    gone: Gone,
     kinds: Mutex<HashMap<Kind, Served>>,
     shared: Vec<Kind>,
 }
 
 impl Collector {
-    /// The collector, subscribed to the caches that others keep anyway.
-    pub(crate) fn new(context: &Context) -> Self {
+    /// The collector, subscribed to the caches that others keep anyway. Seeing
+    /// every kind, it tells the quota controller of what is `gone`.
+    pub(crate) fn new(context: &Context, gone: Gone) -> Self {
         let mut collector = Self {
             context: context.clone(),
             graph: Arc::default(),
             queue: Queue::new(),
+            gone,
             kinds: Mutex::default(),
             shared: Vec::new(),
         };
@@ -101,6 +105,7 @@ impl Collector {
 
     fn subscribe<K: Resource + Clone + Send + Sync + 'static>(&self, kind: Kind, cache: &Cache<K>) {
         let (graph, queue, kind) = (Arc::clone(&self.graph), self.queue.clone(), Arc::new(kind));
+        let gone = Arc::clone(&self.gone);
         cache.subscribe(move |old, new| {
             let mut graph = graph.lock().unwrap_or_else(PoisonError::into_inner);
             let mut look = Vec::new();
@@ -114,6 +119,9 @@ impl Collector {
                 look.extend(graph.put(uid, Object::of(&kind, new.meta())));
             }
             drop(graph);
+            if let Some(replaced) = replaced {
+                gone(meta::namespace(replaced.meta()));
+            }
             look.into_iter().for_each(|uid| queue.add(uid));
         });
     }

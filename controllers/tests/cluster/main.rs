@@ -6,6 +6,7 @@
 mod collection;
 mod hollow;
 mod nodes;
+mod quota;
 mod workloads;
 
 use std::future::Future;
