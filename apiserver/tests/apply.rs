@@ -21,7 +21,8 @@ async fn apply(server: &Server, uri: &str, manager: &str, config: Value) -> Answ
     server.send(Method::PATCH, &uri, &[("content-type", YAML)], config.to_string()).await
 }
 
-/// `MANAGER/SUBRESOURCE OPERATION` of every entry.
+/// `MANAGER/SUBRESOURCE OPERATION` of every entry, sorted: the list itself goes
+/// by time.
 fn managers(object: &Value) -> Vec<String> {
     let list = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
     let entries = list.iter().map(|entry| {
@@ -30,7 +31,9 @@ fn managers(object: &Value) -> Vec<String> {
         let slash = if subresource.is_empty() { "" } else { "/" };
         format!("{}{slash}{subresource} {}", text("manager"), text("operation"))
     });
-    entries.collect()
+    let mut entries: Vec<String> = entries.collect();
+    entries.sort();
+    entries
 }
 
 /// What a manager has, as `fieldsV1`.
