@@ -88,6 +88,13 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> Result<Value, String> {
     let gone = old.and_then(|old| old.conditions.as_ref()).into_iter().flatten();
     let gone = gone.filter(|known| is_ours(known) && !is_kept(&known.type_));
     if let Some(Value::Array(conditions)) = body.get_mut("conditions") {
+        for condition in conditions.iter_mut() {
+            for key in ["reason", "message"] {
+                if condition.get(key).is_none() {
+                    condition[key] = Value::Null;
+                }
+            }
+        }
         conditions.extend(gone.map(|known| json!({"type": known.type_, "$patch": "delete"})));
     }
     Ok(json!({"metadata": {"uid": uid(pod)}, "status": body}))
@@ -163,5 +170,41 @@ impl Lookup for ApiLookup<'_> {
             volume.ok_or_else(|| format!("persistentvolumeclaim \"{claim}\" is not bound"))?;
         let volumes: Api<PersistentVolume> = Api::all(self.ctx.client.clone());
         volumes.get(&volume).await.map_err(|error| chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::pod;
+    use super::*;
+
+    #[test]
+    fn what_no_longer_holds_is_named_in_the_patch() {
+        let status = |value: Value| -> PodStatus { serde_json::from_value(value).unwrap() };
+        let mut pod = pod(json!({"containers": []}));
+        pod.status = Some(status(json!({
+            "reason": "Evicted",
+            "podIPs": [{"ip": "10.0.0.1"}],
+            "conditions": [
+                {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "m"},
+                {"type": "PodResizePending", "status": "True", "reason": "Deferred"},
+                {"type": "example.com/theirs", "status": "True"},
+            ],
+        })));
+        let new = status(json!({
+            "podIPs": [{"ip": "10.0.0.2"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }));
+        let patch = status_patch(&pod, &new).unwrap();
+        assert_eq!(
+            patch["status"]["conditions"],
+            json!([
+                {"type": "Ready", "status": "True", "reason": null, "message": null},
+                {"type": "PodResizePending", "$patch": "delete"},
+            ])
+        );
+        assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
+        assert!(patch["status"].as_object().unwrap()["reason"].is_null());
+        assert_eq!(patch["metadata"]["uid"], "u");
     }
 }

@@ -44,15 +44,20 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
         // What it had stays readable after its network is gone.
         ips = old.pod_ips.clone().unwrap_or_default();
     }
-    let container_statuses =
+    let mut container_statuses: Vec<_> =
         spec(pod).containers.iter().map(|container| view.container(container, false)).collect();
     let inits = spec(pod).init_containers.as_deref().unwrap_or_default();
-    let init_statuses: Vec<_> =
+    let mut init_statuses: Vec<_> =
         inits.iter().map(|container| view.container(container, true)).collect();
     let ephemeral = spec(pod).ephemeral_containers.iter().flatten();
     let ephemeral_statuses: Vec<_> = ephemeral
         .map(|own| ContainerStatus { ready: false, ..view.container(&as_container(own), false) })
         .collect();
+    if ended == Some(Outcome::Refused) {
+        // It has no containers to tell of, and never will.
+        container_statuses.clear();
+        init_statuses.clear();
+    }
     let (reason, message) = match ended {
         Some(Outcome::DeadlineExceeded) => (
             Some("DeadlineExceeded".to_owned()),
@@ -69,7 +74,7 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
     };
     PodStatus {
         conditions: Some(view.conditions(phase, old.conditions.as_deref().unwrap_or_default())),
-        container_statuses: Some(container_statuses),
+        container_statuses: (!container_statuses.is_empty()).then_some(container_statuses),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
         ephemeral_container_statuses: (!ephemeral_statuses.is_empty())
             .then_some(ephemeral_statuses),

@@ -52,6 +52,23 @@ async fn an_ephemeral_container_joins_and_runs_once() {
 }
 
 #[tokio::test]
+async fn a_refused_pod_fails_and_starts_nothing() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["securityContext"] = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    node.apply("p", spec);
+    let pod = node.until_phase("Failed").await;
+    assert_eq!(pod["status"]["reason"], "SysctlForbidden");
+    assert_eq!(
+        pod["status"]["message"],
+        "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+    );
+    node.until_event("SysctlForbidden").await;
+    assert!(node.containers().await.is_empty());
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_resize_changes_the_running_container() {
     let mut node = hollow().await;
     let with = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
