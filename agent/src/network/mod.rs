@@ -38,10 +38,11 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use kube::runtime::watcher;
 use nftables::helper::NftablesError;
 use rtnetlink::Handle;
+use skiff_client::{Api, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -231,8 +232,7 @@ impl PodNetwork {
         client: Client,
         cancel: CancellationToken,
     ) -> Result<(), NetworkError> {
-        let nodes = Api::<Node>::all(client);
-        let mut events = Box::pin(watcher(nodes, watcher::Config::default()).default_backoff());
+        let mut events = watch(Api::<Node>::all(client), watcher::Config::default());
         let mut view = NodeView::default();
         let mut laid = BTreeMap::new();
         let mut notices = FilterNotices::subscribe()?;

@@ -25,9 +25,10 @@ use k8s_openapi::api::core::v1::{
     NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::watcher;
 use serde_json::json;
+use skiff_client::Api;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -206,7 +207,7 @@ impl NodeAgent {
         let config = watcher::Config::default()
             .any_semantic()
             .fields(&format!("metadata.name={}", self.config.node_name));
-        Box::pin(watcher(Api::<Node>::all(self.client.clone()), config).default_backoff())
+        skiff_client::watch(Api::all(self.client.clone()), config)
     }
 
     /// Changes of conditions are events, too.

@@ -13,8 +13,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
+use skiff_client::Api;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -165,7 +165,7 @@ impl Manager {
         let config = watcher::Config::default()
             .any_semantic()
             .fields(&format!("spec.nodeName={}", self.ctx.config.node_name));
-        Box::pin(watcher(Api::<Pod>::all(self.ctx.client.clone()), config).default_backoff())
+        skiff_client::watch(Api::all(self.ctx.client.clone()), config)
     }
 
     fn inboxes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Inbox>>> {

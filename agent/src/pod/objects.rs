@@ -7,7 +7,6 @@
 //! object.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,8 +14,9 @@ use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
+use skiff_client::Api;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
@@ -44,10 +44,10 @@ impl Objects {
         cancel: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (services, writer) = reflector::store();
-        let stream =
-            watcher(Api::<Service>::all(client.clone()), watcher::Config::default().any_semantic());
+        let any = watcher::Config::default().any_semantic();
+        let stream = skiff_client::watch(Api::<Service>::all(client.clone()), any);
         let task = async move {
-            let mut stream = std::pin::pin!(stream.default_backoff().reflect(writer));
+            let mut stream = stream.reflect(writer).boxed();
             loop {
                 tokio::select! {
                     () = cancel.cancelled() => return,
@@ -104,8 +104,6 @@ struct Entry<K> {
 impl<K> Watched<K>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
         + DeserializeOwned
         + Send
         + Sync
@@ -178,9 +176,9 @@ async fn follow<K>(
     users: &Mutex<BTreeSet<String>>,
     wake: &Wake,
 ) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + 'static,
 {
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut events = skiff_client::watch(api, config);
     let mut listed = None;
     while let Some(event) = events.next().await {
         let newest = match event {

@@ -13,10 +13,11 @@ use anyhow::Context;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::Client;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use skiff_client::Api;
 use tracing::{info, warn};
 
 /// Where the ConfigMap is.
@@ -57,7 +58,7 @@ pub(super) async fn publish(client: &Client, info: &ClusterInfo) -> anyhow::Resu
 
 async fn ensure<K>(api: &Api<K>, mut desired: Value) -> anyhow::Result<()>
 where
-    K: kube::Resource + Clone + Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: Serialize + serde::de::DeserializeOwned,
 {
     // A patch that changes nothing takes no revision, so it needs no look first.
     match api.patch(NAME, &PatchParams::default(), &Patch::Merge(&desired)).await {
@@ -65,7 +66,7 @@ where
         patched => return patched.map(drop).context("cannot publish the cluster's settings"),
     }
     desired["metadata"] = json!({"name": NAME});
-    let object = serde_json::from_value(desired)?;
+    let object = K::deserialize(&desired)?;
     api.create(&PostParams::default(), &object)
         .await
         .map(drop)

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client};
+use kube::Client;
 use skiff_apiserver::join;
+use skiff_client::Api;
 use skiff_lab::{Lab, Machine, Role};
 use tokio::time::timeout;
 
@@ -159,7 +160,7 @@ async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
     // A lab whose masters are down still has machines to show.
     let nodes = timeout(STATUS_PATIENCE, async {
         let client = token::client(&lab.plan.dir.join("admin.kubeconfig")).await?;
-        anyhow::Ok(Api::<Node>::all(client).list(&Default::default()).await?.items)
+        anyhow::Ok(Api::<Node>::all(client).list(&Default::default()).await?)
     })
     .await;
     let answered = matches!(nodes, Ok(Ok(_)));

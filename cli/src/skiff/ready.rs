@@ -5,12 +5,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::TryStreamExt;
+use futures::StreamExt;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use kube::runtime::watcher::{Config, Event};
+use skiff_client::{Api, watch};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -20,14 +21,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Waits until every one of `names` is a Ready node.
 pub(super) async fn nodes(client: Client, names: &[String]) -> anyhow::Result<()> {
     let mut missing: Vec<&String> = names.iter().collect();
-    let mut nodes = std::pin::pin!(
-        watcher(Api::<Node>::all(client), watcher::Config::default())
-            .default_backoff()
-            .applied_objects()
-    );
+    let mut nodes = watch(Api::<Node>::all(client), Config::default());
     while !missing.is_empty() {
         // Errors are the server's first moments; the watcher tries again.
-        if let Ok(Some(node)) = nodes.try_next().await
+        if let Some(Ok(Event::Apply(node) | Event::InitApply(node))) = nodes.next().await
             && is_ready(&node)
         {
             missing.retain(|name| Some(name.as_str()) != node.metadata.name.as_deref());
