@@ -24,6 +24,7 @@ pub mod authz;
 pub mod pki;
 
 mod allocate;
+pub mod backup;
 mod bootstrap;
 pub mod keys;
 mod registry;

@@ -20,6 +20,7 @@ use tracing::Instrument as _;
 use crate::admission::Notes;
 use crate::authn::{self, Authenticator, Peer};
 use crate::authz::{self, Attributes, Authorizer};
+use crate::backup;
 use crate::compress;
 use crate::config::Config;
 use crate::discovery::Discovery;
@@ -195,6 +196,7 @@ impl State {
         let query = parts.uri.query().unwrap_or_default();
         match path {
             "/metrics" => return Ok(self.metrics.page(&self.registry.store.stats())),
+            backup::PATH => return backup::answer(&self.registry.store).await,
             "/.well-known/openid-configuration" => {
                 return Ok(json(&self.authenticator.openid_configuration()));
             }

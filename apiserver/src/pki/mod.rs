@@ -38,6 +38,9 @@ use files::Access;
 pub use service_account::ServiceAccountKey;
 use tls::CurrentCertificate;
 
+/// The file of the key that encrypts secrets in the store.
+const SEALING_KEY: &str = "sealing.key";
+
 /// Twice a day: months before the last third of a leaf's life is over.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(12 * 3600);
 
@@ -211,17 +214,24 @@ impl Pki {
 pub fn sealing_key(data_dir: &Path) -> Result<[u8; 32], PkiError> {
     let dir = dir(data_dir);
     files::ensure_dir(&dir)?;
-    let path = dir.join("sealing.key");
-    if let Some(text) = files::read(&path)? {
-        return BASE64
-            .decode(text.trim())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(|| PkiError::Damaged { path, why: "it is not a 32-byte key".to_owned() });
+    if let Some(key) = read_sealing_key(&dir)? {
+        return Ok(key);
     }
     let key: [u8; 32] = rand::random();
-    files::write(&path, format!("{}\n", BASE64.encode(key)).as_bytes(), Access::Private)?;
+    let text = format!("{}\n", BASE64.encode(key));
+    files::write(&dir.join(SEALING_KEY), text.as_bytes(), Access::Private)?;
     Ok(key)
+}
+
+/// The sealing key in a folder of keys, if there is one.
+pub fn read_sealing_key(dir: &Path) -> Result<Option<[u8; 32]>, PkiError> {
+    let path = dir.join(SEALING_KEY);
+    let Some(text) = files::read(&path)? else { return Ok(None) };
+    let key = BASE64.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+    match key {
+        Some(key) => Ok(Some(key)),
+        None => Err(PkiError::Damaged { path, why: "it is not a 32-byte key".to_owned() }),
+    }
 }
 
 /// Where the keys of a data directory are.

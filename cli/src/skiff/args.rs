@@ -30,6 +30,10 @@ pub enum Command {
     Agent(AgentArgs),
     /// Make, list and delete the tokens that nodes join with
     Token(TokenArgs),
+    /// Write the cluster's state to a file
+    Backup(BackupArgs),
+    /// Make a new data directory out of a backup
+    Restore(RestoreArgs),
     /// Run clusters of many machines on this one
     Lab(LabArgs),
 }
@@ -193,6 +197,29 @@ pub enum TokenCommand {
         /// The token's id, the part before its secret
         id: String,
     },
+}
+
+/// `skiff backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The file to write; one that is there gives way to a whole one only
+    pub file: PathBuf,
+    /// Data directory of a master that runs
+    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    pub data_dir: PathBuf,
+}
+
+/// `skiff restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The file that `skiff backup` wrote
+    pub file: PathBuf,
+    /// Data directory to make; it may not hold a store
+    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    pub data_dir: PathBuf,
+    /// The old master's keys, DIR/pki or a copy [default: those in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub pki: Option<PathBuf>,
 }
 
 /// `skiff lab`.

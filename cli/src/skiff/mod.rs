@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`args`] is what can be said, [`config_file`] where else
 //! it may be said; `up`, `server` and `agent` start the parts that `master`
-//! and `node` put together; `down`, `token` and `lab` do what their names say.
+//! and `node` put together; `backup`, `restore`, `down`, `token` and `lab` do what their names say.
 
 pub mod args;
 pub mod config_file;
@@ -20,8 +20,10 @@ mod preflight;
 mod ready;
 mod supervise;
 
+mod backup;
 mod down;
 mod lab;
+mod restore;
 mod token;
 
 use std::process::ExitCode;
@@ -63,6 +65,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => wait_for(&args.common.log.clone(), agent::run(args)),
         Command::Down(args) => wait_for("warn", down::run(args)),
         Command::Token(args) => wait_for("warn", token::run(args)),
+        Command::Backup(args) => wait_for("warn", backup::run(args)),
+        Command::Restore(args) => restore::run(&args),
         Command::Lab(args) => return lab::run(args),
     }?;
     Ok(ExitCode::SUCCESS)
