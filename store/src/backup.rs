@@ -213,14 +213,14 @@ fn build(dir: &Path, machine: &Machine, sealer: &Sealer) -> Result<(), BackupErr
     let snapshots = dir.join("snapshot");
     std::fs::create_dir_all(&snapshots).map_err(|error| broken(&error))?;
     disk::write_format(dir, sealer).map_err(|error| broken(&error))?;
-    let members = Members::single(disk::FIRST_MEMBER);
+    // Members of the old group shall not take this one for theirs.
+    let members = Members { group: rand::random(), ..Members::single(disk::FIRST_MEMBER) };
     let position = Position { index: FIRST.index + 1, term: FIRST.term };
     let mut log = EngineLog::open(&dir.join("log")).map_err(|error| broken(&error))?;
     let hard_state =
         HardState { term: position.term, commit: position.index, ..HardState::default() };
     log.initialize(&members)
-        .and_then(|()| log.append(&[], &hard_state))
-        .and_then(|()| log.truncate(position))
+        .and_then(|()| log.reset(position, &hard_state))
         .and_then(|()| log.close())
         .map_err(|error| broken(&error))?;
     let revision = Revision(machine.revision().0 + REVISION_GAP);

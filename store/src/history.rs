@@ -90,6 +90,11 @@ impl History {
         self.newest = self.newest.max(revision);
     }
 
+    /// Goes on to a revision that changed nothing here.
+    pub(crate) fn reach(&mut self, revision: Revision) {
+        self.newest = self.newest.max(revision);
+    }
+
     /// The revision from which the oldest resume is possible.
     pub(crate) fn floor(&self) -> Revision {
         self.floor

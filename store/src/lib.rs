@@ -39,12 +39,14 @@ mod watch;
 
 mod backup;
 mod disk;
+mod etcd;
 mod keeper;
 mod sealing;
 mod snapshot_file;
 mod state;
 
 pub use backup::{Backup, BackupError, Contents, REVISION_GAP, inspect, restore};
+pub use etcd::{EtcdConfig, EtcdTls};
 pub use members::{Change, Contact};
 pub use peers::memory::MemoryNetwork;
 pub use stats::{SYNC_BUCKETS_MICROS, Stats};

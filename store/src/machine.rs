@@ -136,6 +136,41 @@ impl Machine {
         self.bytes -= entry_bytes(entry);
     }
 
+    /// Takes over a change that somebody else has ordered: `now` is the entry
+    /// after it, `None` if it was deleted.
+    pub(crate) fn follow(
+        &mut self,
+        key: &str,
+        now: Option<Entry>,
+        revision: Revision,
+    ) -> Option<Arc<Event>> {
+        let previous = self.entries.get(key).cloned();
+        if let Some(previous) = &previous {
+            self.forget(previous);
+        }
+        let entry = now.map(|entry| {
+            // The map's own key is reused, so that a key's text is kept once.
+            let key = previous.as_ref().map_or(entry.key.clone(), |known| known.key.clone());
+            Arc::new(Entry { key, ..entry })
+        });
+        match &entry {
+            Some(entry) => {
+                self.digest = self.digest.wrapping_add(entry_digest(entry));
+                self.bytes += entry_bytes(entry);
+                self.entries.insert(entry.key.clone(), entry.clone());
+            }
+            None => drop(self.entries.remove(key)),
+        }
+        self.reach(revision);
+        (entry.is_some() || previous.is_some())
+            .then(|| Arc::new(Event { revision, entry, previous }))
+    }
+
+    /// Goes on to a revision that changed nothing here.
+    pub(crate) fn reach(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
     /// The live entries.
     pub(crate) fn entries(&self) -> &Entries {
         &self.entries
@@ -180,7 +215,7 @@ pub(crate) fn range<'a>(
 }
 
 /// The draft's bytes with the revision written into its hole.
-fn fill(draft: &Draft, revision: Revision) -> Bytes {
+pub(crate) fn fill(draft: &Draft, revision: Revision) -> Bytes {
     let Some(at) = draft.revision_at else { return draft.bytes.clone() };
     let (before, after) = draft.bytes.split_at(at as usize);
     let digits = revision.to_string();

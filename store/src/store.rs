@@ -15,6 +15,7 @@ use crate::backup::Backup;
 use crate::core::{Core, CoreParts, TICK};
 use crate::disk;
 use crate::driver::{Driver, QUEUE, Request};
+use crate::etcd::{self, EtcdConfig};
 use crate::group::FIRST;
 use crate::history::History;
 use crate::keeper::{self, MemoryKeeper, StateKeeper};
@@ -124,6 +125,22 @@ impl Store {
         let launch = Launch::new(&config)?;
         let sealer = launch.sealer.clone();
         start(launch, move || disk::open(&config, sealer)).await
+    }
+
+    /// A store on an external etcd cluster. When this returns, everything in it
+    /// is readable; leadership is settled soon after.
+    pub async fn etcd(config: EtcdConfig) -> Result<Self, StoreError> {
+        let sealer = Arc::new(
+            Sealer::new(&config.sealing_key)
+                .map_err(|error| StoreError::Invalid(error.to_string()))?,
+        );
+        let (requests_tx, requests_rx) = mpsc::channel(QUEUE);
+        let shared = etcd::open(&config, sealer.clone(), requests_rx).await?;
+        let limits = Limits { txn_bytes: config.max_txn_bytes };
+        let (request_timeout, thread) = (config.request_timeout, Mutex::new(None));
+        Ok(Self {
+            inner: Arc::new(Inner { shared, sealer, requests_tx, limits, request_timeout, thread }),
+        })
     }
 
     /// A store in memory: the same code without a disk, for tests.

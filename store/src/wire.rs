@@ -36,6 +36,7 @@ pub(crate) enum Kind {
     Peer = 10,
     BackupHead = 32,
     BackupTail = 33,
+    Draft = 34,
 }
 
 /// Bytes that are not what was once written.
@@ -160,13 +161,15 @@ pub(crate) fn decode_batch(bytes: &[u8], sealer: &Sealer) -> Result<Batch, WireE
     let count = reader.count()?;
     let mut txns = Vec::with_capacity(count);
     for _ in 0..count {
-        txns.push(decode_txn(Reader(reader.bytes()?), sealer)?);
+        txns.push(decode_txn(reader.bytes()?, sealer)?);
     }
     reader.end()?;
     Ok(Batch { origin, seq, txns })
 }
 
-fn decode_txn(mut reader: Reader<'_>, sealer: &Sealer) -> Result<Txn, WireError> {
+/// Reads what [`encode_txn`] made.
+pub(crate) fn decode_txn(bytes: &[u8], sealer: &Sealer) -> Result<Txn, WireError> {
+    let mut reader = Reader(bytes);
     let mut txn = Txn::default();
     for _ in 0..reader.count()? {
         txn.compares.push(match reader.u8()? {
@@ -196,6 +199,35 @@ fn decode_txn(mut reader: Reader<'_>, sealer: &Sealer) -> Result<Txn, WireError>
     }
     reader.end()?;
     Ok(txn)
+}
+
+/// Frames one draft, as it is kept where the entry's revisions are known from
+/// elsewhere.
+pub(crate) fn encode_draft(
+    key: &str,
+    draft: &Draft,
+    sealer: &Sealer,
+) -> Result<Vec<u8>, SealError> {
+    let mut result = Ok(());
+    let frame = frame(Kind::Draft, |out| {
+        out.push(u8::from(draft.sealed));
+        put_u32(out, draft.revision_at.unwrap_or(u32::MAX));
+        result = put_value(out, key, &draft.bytes, draft.sealed, sealer);
+    });
+    result.map(|()| frame)
+}
+
+/// Reads what [`encode_draft`] made.
+pub(crate) fn decode_draft(key: &str, bytes: &[u8], sealer: &Sealer) -> Result<Draft, WireError> {
+    let mut reader = open_frame(Kind::Draft, bytes)?;
+    let sealed = reader.flag()?;
+    let revision_at = Some(reader.u32()?).filter(|at| *at != u32::MAX);
+    let bytes = reader.value(key, sealed, sealer)?;
+    reader.end()?;
+    if revision_at.is_some_and(|at| at as usize > bytes.len()) {
+        return Err(WireError::Nonsense("revision hole outside the value"));
+    }
+    Ok(Draft { bytes, revision_at, sealed })
 }
 
 /// Frames one live entry.

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::EtcdServer;
 use skiff_store::{
     Compare, Draft, Key, KeyRange, Revision, Store, StoreConfig, StoreError, Txn, Write,
 };
@@ -26,41 +29,58 @@ fn delete(name: &str) -> Txn {
     Txn::default().write(Write::Delete(key(name)))
 }
 
-/// Both kinds of store, so that every test below holds for both.
-async fn stores() -> Vec<(&'static str, Store, Option<tempfile::TempDir>)> {
+/// What a store stands on.
+enum Ground {
+    Memory,
+    Disk(#[expect(dead_code)] tempfile::TempDir),
+    Etcd(#[expect(dead_code)] Box<EtcdServer>),
+}
+
+/// All kinds of store, so that every test below holds for each. Etcd's own
+/// revisions do not begin at zero, so tests count from where they began.
+async fn stores() -> Vec<(&'static str, Store, Ground)> {
     let dir = tempfile::tempdir().unwrap();
     let disk = Store::open(StoreConfig::new(dir.path(), [1; 32])).await.unwrap();
-    vec![("memory", Store::memory().await.unwrap(), None), ("disk", disk, Some(dir))]
+    let mut stores = vec![
+        ("memory", Store::memory().await.unwrap(), Ground::Memory),
+        ("disk", disk, Ground::Disk(dir)),
+    ];
+    if common::etcd_is_there() {
+        let etcd = EtcdServer::start();
+        stores.push(("etcd", etcd.store().await, Ground::Etcd(Box::new(etcd))));
+    }
+    stores
+}
+
+/// Names the revisions after the newest one.
+fn counting(store: &Store) -> impl Fn(u64) -> Revision + use<> {
+    let Revision(base) = store.revision();
+    move |n| Revision(base + n)
 }
 
 #[tokio::test]
 async fn a_write_is_read_back_at_its_revision() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
+        let at = counting(&store);
         let committed = store.commit(put("a", "1")).await.unwrap();
-        assert_eq!(committed.revision, Revision(1), "{kind}");
+        assert_eq!(committed.revision, at(1), "{kind}");
         let entry = store.snapshot().get("a").unwrap();
         assert_eq!(committed.entries, std::slice::from_ref(&entry), "{kind}");
-        assert_eq!(
-            (entry.created, entry.modified, &entry.value[..]),
-            (Revision(1), Revision(1), &b"1"[..])
-        );
+        assert_eq!((entry.created, entry.modified, &entry.value[..]), (at(1), at(1), &b"1"[..]));
 
         let replaced = store.commit(put("a", "2")).await.unwrap();
-        assert_eq!(
-            replaced.entries[0].created,
-            Revision(1),
-            "{kind}: a replacement keeps its creation"
-        );
+        assert_eq!(replaced.entries[0].created, at(1), "{kind}: a replacement keeps its creation");
         let gone = store.commit(delete("a")).await.unwrap();
         assert_eq!(gone.deleted, replaced.entries, "{kind}");
         let again = store.commit(put("a", "3")).await.unwrap();
-        assert_eq!(again.entries[0].created, Revision(4), "{kind}: a new life begins anew");
+        assert_eq!(again.entries[0].created, at(4), "{kind}: a new life begins anew");
     }
 }
 
 #[tokio::test]
 async fn the_revision_is_spliced_into_its_hole() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
+        let at = counting(&store);
         for round in 1..=11u64 {
             let hole = Draft {
                 bytes: Bytes::from_static(b"{\"rv\":\"\"}"),
@@ -69,21 +89,23 @@ async fn the_revision_is_spliced_into_its_hole() {
             };
             let committed =
                 store.commit(Txn::default().write(Write::Put(key("a"), hole))).await.unwrap();
-            assert_eq!(committed.entries[0].value, format!("{{\"rv\":\"{round}\"}}"), "{kind}");
+            let expected = format!("{{\"rv\":\"{}\"}}", at(round));
+            assert_eq!(committed.entries[0].value, expected, "{kind}");
         }
     }
 }
 
 #[tokio::test]
 async fn failed_and_empty_transactions_take_no_revision() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
+        let at = counting(&store);
         store.commit(put("a", "1")).await.unwrap();
         let entry = store.snapshot().get("a").unwrap();
         let refused = [
             ("absent", Compare::Absent(key("a")), Some(entry.clone())),
-            ("unchanged", Compare::Unchanged(key("a"), Revision(9)), Some(entry.clone())),
+            ("unchanged", Compare::Unchanged(key("a"), at(9)), Some(entry.clone())),
             ("present", Compare::Present(key("b")), None),
-            ("unchanged but gone", Compare::Unchanged(key("b"), Revision(1)), None),
+            ("unchanged but gone", Compare::Unchanged(key("b"), at(1)), None),
         ];
         for (name, compare, expected) in refused {
             match store.commit(put("c", "x").when(compare)).await {
@@ -95,25 +117,22 @@ async fn failed_and_empty_transactions_take_no_revision() {
         }
         assert_eq!(
             store.commit(delete("b")).await.unwrap().revision,
-            Revision(1),
+            at(1),
             "{kind}: nothing to delete"
         );
         assert_eq!(
             store.commit(Txn::default()).await.unwrap().revision,
-            Revision(1),
+            at(1),
             "{kind}: nothing at all"
         );
-        assert_eq!(
-            store.commit(put("c", "x")).await.unwrap().revision,
-            Revision(2),
-            "{kind}: no gap"
-        );
+        assert_eq!(store.commit(put("c", "x")).await.unwrap().revision, at(2), "{kind}: no gap");
     }
 }
 
 #[tokio::test]
 async fn one_of_many_writers_of_the_same_revision_wins() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
+        let at = counting(&store);
         store.commit(put("counter", "0")).await.unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..16 {
@@ -138,13 +157,14 @@ async fn one_of_many_writers_of_the_same_revision_wins() {
         }
         tasks.join_all().await;
         assert_eq!(store.snapshot().get("counter").unwrap().value, "160", "{kind}");
-        assert_eq!(store.revision(), Revision(161), "{kind}");
+        assert_eq!(store.revision(), at(161), "{kind}");
     }
 }
 
 #[tokio::test]
 async fn a_snapshot_does_not_move() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
+        let at = counting(&store);
         for n in 0..10 {
             store.commit(put(&format!("k{n}"), "old")).await.unwrap();
         }
@@ -159,20 +179,18 @@ async fn a_snapshot_does_not_move() {
         // The same state again, now by its number.
         let again = store.snapshot_at(before.revision()).unwrap();
         assert!(again.range(&KeyRange::all()).eq(before.range(&KeyRange::all())), "{kind}");
-        assert_eq!(store.snapshot_latest().await.unwrap().revision(), Revision(13), "{kind}");
+        assert_eq!(store.snapshot_latest().await.unwrap().revision(), at(13), "{kind}");
         let empty = KeyRange { start: key("z"), end: Some(key("a")) };
         assert_eq!(before.range(&empty).count(), 0, "{kind}: a range that ends before it starts");
-        assert!(
-            matches!(store.snapshot_at(Revision(14)), Err(StoreError::Future { .. })),
-            "{kind}"
-        );
+        assert!(matches!(store.snapshot_at(at(14)), Err(StoreError::Future { .. })), "{kind}");
     }
 }
 
 #[tokio::test]
 async fn a_watch_sees_everything_once_and_in_order() {
-    for (kind, store, _dir) in stores().await {
-        let mut watch = store.watch(KeyRange::prefix("a/"), Revision(0)).unwrap();
+    for (kind, store, _ground) in stores().await {
+        let at = counting(&store);
+        let mut watch = store.watch(KeyRange::prefix("a/"), at(0)).unwrap();
         let writer = {
             let store = store.clone();
             tokio::spawn(async move {
@@ -193,7 +211,7 @@ async fn a_watch_sees_everything_once_and_in_order() {
         }
         writer.await.unwrap();
         for (n, event) in seen.iter().enumerate() {
-            assert_eq!(event.revision, Revision(2 * n as u64 + 1), "{kind}");
+            assert_eq!(event.revision, at(2 * n as u64 + 1), "{kind}");
             assert_eq!(event.entry.as_ref().unwrap().value, n.to_string(), "{kind}");
             assert_eq!(event.previous.is_some(), n >= 7, "{kind}");
         }
@@ -208,7 +226,8 @@ async fn a_watch_sees_everything_once_and_in_order() {
 
 #[tokio::test]
 async fn list_then_watch_has_no_gap_under_load() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
+        let all = counting(&store)(400);
         let writers: Vec<_> = (0..4)
             .map(|writer| {
                 let store = store.clone();
@@ -233,7 +252,7 @@ async fn list_then_watch_has_no_gap_under_load() {
                     .map(|entry| (entry.key.clone(), entry.value.clone()))
                     .collect();
                 let mut watch = store.watch(KeyRange::all(), start.revision()).unwrap();
-                while watch.revision() < Revision(400) {
+                while watch.revision() < all {
                     for event in watch.next().await.unwrap() {
                         let entry = event.entry.as_ref().unwrap();
                         state.insert(entry.key.clone(), entry.value.clone());
@@ -300,9 +319,10 @@ async fn a_pinned_snapshot_outlives_the_window() {
 
 #[tokio::test]
 async fn closing_ends_every_clone() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
+        let at = counting(&store);
         let clone = store.clone();
-        let mut watch = store.watch(KeyRange::all(), Revision(0)).unwrap();
+        let mut watch = store.watch(KeyRange::all(), at(0)).unwrap();
         let watching = tokio::spawn(async move { watch.next().await });
         store.close().await.unwrap();
         assert!(matches!(watching.await.unwrap(), Err(StoreError::Closed)), "{kind}");
@@ -313,17 +333,17 @@ async fn closing_ends_every_clone() {
 
 #[tokio::test]
 async fn a_store_of_one_leads_from_the_start() {
-    for (kind, store, _dir) in stores().await {
+    for (kind, store, _ground) in stores().await {
         let leadership = *store.leadership().borrow();
         assert!(leadership.is_leader, "{kind}: {leadership:?}");
-        assert_eq!(leadership.leader, Some(1), "{kind}");
-        assert_eq!(store.stats().member, 1, "{kind}");
+        assert_eq!(leadership.leader, Some(store.stats().member), "{kind}");
     }
 }
 
 #[tokio::test]
 async fn many_writers_share_a_sync() {
-    let (_, store, _dir) = stores().await.pop().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(StoreConfig::new(dir.path(), [1; 32])).await.unwrap();
     let before = store.stats().syncs;
     let store = Arc::new(store);
     let mut tasks = tokio::task::JoinSet::new();
