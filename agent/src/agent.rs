@@ -15,6 +15,8 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Images;
+use crate::images::ledger::Ledger;
+use crate::images::peers::ClusterPeers;
 use crate::metrics::Metrics;
 use crate::network::{self, PodNetwork};
 use crate::node::{Health, NodeAgent};
@@ -89,10 +91,14 @@ async fn run_on(
         let directory = directory.clone();
         Arc::new(move |uid: &str| directory.objects_changed(uid))
     };
+    let peers = ClusterPeers::new(client.clone(), &config.node_name, &config.server_ca_pem);
+    let images = Images::new(runtime.clone()).with(Arc::new(peers), Ledger::open(&config.data_dir));
+    tasks.spawn(named("images", images.clone().keep_room(cancel.clone())));
     let server = serve(
         &config,
         client.clone(),
         runtime.clone(),
+        images.clone(),
         directory.clone(),
         metrics.clone(),
         cancel.clone(),
@@ -130,9 +136,9 @@ async fn run_on(
     let engine = daemon::process(&config.docker_socket);
     let ctx = Arc::new(Context {
         client,
-        runtime: runtime.clone(),
+        runtime,
         network,
-        images: Images::new(runtime),
+        images,
         pods: directory.clone(),
         objects,
         recorder,
@@ -167,6 +173,7 @@ async fn serve(
     config: &Config,
     client: kube::Client,
     runtime: Arc<dyn Runtime>,
+    images: Images,
     directory: Arc<Directory>,
     metrics: Metrics,
     cancel: CancellationToken,
@@ -184,7 +191,8 @@ async fn serve(
     };
     let numbers = move || metrics.render(directory.len());
     let backend =
-        server::backend::Node::new(runtime, &config.instance, &config.node_name, pods, numbers);
+        server::backend::Node::new(runtime, &config.instance, &config.node_name, pods, numbers)
+            .keeping(images, &config.data_dir);
     let settings = server::Settings {
         ca_pem: config.server_ca_pem.clone(),
         node_name: config.node_name.clone(),

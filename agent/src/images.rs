@@ -2,16 +2,26 @@
 //!
 //! A local image is used without asking any registry unless the policy is
 //! `Always`. Pods that want the same image share one look-up and one pull.
+//! What no registry gives comes from another node ([`peers`]); what came is
+//! noted ([`ledger`]) and goes when the disk is full ([`collect`]).
+
+pub mod collect;
+pub mod ledger;
+pub mod peers;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Secret};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use crate::runtime::{Credentials, Image, Runtime, RuntimeError};
+use ledger::Ledger;
+use peers::{Alone, Peers};
+
+use crate::runtime::{Credentials, Image, Runtime, RuntimeError, Tar};
 
 /// How long a look-up is believed. Short, because an image may be built anew
 /// under the same name at any time; long enough for pods that start together.
@@ -48,9 +58,21 @@ impl ImageError {
 }
 
 /// Finds and pulls images.
+#[derive(Clone)]
 pub struct Images {
     runtime: Arc<dyn Runtime>,
-    slots: Mutex<HashMap<String, Arc<Slot>>>,
+    slots: Arc<Mutex<HashMap<String, Arc<Slot>>>>,
+    peers: Arc<dyn Peers>,
+    ledger: Arc<Ledger>,
+}
+
+/// An image that was pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// The node that gave it; `None` when its registry did.
+    pub node: Option<String>,
 }
 
 /// One image name. The lock is held during a look-up or pull, so others wait
@@ -86,11 +108,17 @@ impl Policy {
 impl Images {
     /// Images of one runtime.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime, slots: Mutex::default() }
+        Self { runtime, slots: Arc::default(), peers: Arc::new(Alone), ledger: Arc::default() }
+    }
+
+    /// The same, with other nodes to ask and a ledger of what came.
+    pub fn with(self, peers: Arc<dyn Peers>, ledger: Ledger) -> Self {
+        Self { peers, ledger: Arc::new(ledger), ..self }
     }
 
     /// The image if it is here.
     pub async fn local(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
+        self.ledger.used(name, Timestamp::now());
         let slot = self.slot(name);
         let mut slot = slot.lock().await;
         if let Some((image, at)) = slot.as_ref()
@@ -103,8 +131,13 @@ impl Images {
         Ok(found)
     }
 
-    /// Pulls the image, trying one set of credentials after the other.
-    pub async fn pull(&self, name: &str, credentials: &[Credentials]) -> Result<Image, ImageError> {
+    /// Pulls the image, trying one set of credentials after the other, and then
+    /// the other nodes of the cluster.
+    pub async fn pull(
+        &self,
+        name: &str,
+        credentials: &[Credentials],
+    ) -> Result<Pulled, ImageError> {
         let slot = self.slot(name);
         let waiting_since = Instant::now();
         let mut slot = slot.lock().await;
@@ -112,23 +145,94 @@ impl Images {
         if let Some((image, at)) = slot.as_ref()
             && *at > waiting_since
         {
-            return Ok(image.clone());
+            return Ok(Pulled { image: image.clone(), node: None });
         }
         let mut attempts = credentials.iter().map(Some).collect::<Vec<_>>();
         if attempts.is_empty() {
             attempts.push(None);
         }
+        let before = self.runtime.image(name).await.ok().flatten().map(|image| image.id);
         let mut message = String::new();
         for attempt in attempts {
             match self.runtime.pull(name, attempt).await {
                 Ok(image) => {
                     *slot = Some((image.clone(), Instant::now()));
-                    return Ok(image);
+                    self.note(name, &image, before.as_ref());
+                    return Ok(Pulled { image, node: None });
                 }
                 Err(error) => message = error.to_string(),
             }
         }
-        Err(ImageError::Pull { message })
+        match self.fetch(name).await {
+            Ok(Some(pulled)) => {
+                *slot = Some((pulled.image.clone(), Instant::now()));
+                self.note(name, &pulled.image, before.as_ref());
+                Ok(pulled)
+            }
+            Ok(None) => Err(ImageError::Pull { message }),
+            Err(error) => Err(ImageError::Pull { message: format!("{message}; {error}") }),
+        }
+    }
+
+    /// The image from another node, if one has it. Only a name with a tag: what
+    /// a digest stands for is known to registries alone.
+    async fn fetch(&self, name: &str) -> Result<Option<Pulled>, RuntimeError> {
+        if name.contains('@') {
+            return Ok(None);
+        }
+        let Some(offer) = self.peers.find(name).await else { return Ok(None) };
+        self.runtime.load_stream(offer.tar).await?;
+        let image = self.runtime.image(name).await?;
+        Ok(image.map(|image| Pulled { image, node: Some(offer.node) }))
+    }
+
+    /// Notes an image that was not here before.
+    fn note(&self, name: &str, image: &Image, before: Option<&String>) {
+        if before != Some(&image.id) {
+            self.ledger.brought(name, &image.id, Timestamp::now());
+        }
+    }
+
+    /// All images of this machine.
+    pub async fn all(&self) -> Result<Vec<Image>, RuntimeError> {
+        self.runtime.images().await
+    }
+
+    /// Loads a tar of `docker save` and tells which images were in it.
+    pub async fn load(&self, tar: Tar) -> Result<Vec<String>, RuntimeError> {
+        let before = self.runtime.images().await?;
+        let names = self.runtime.load_stream(tar).await?;
+        for name in &names {
+            self.forget(name);
+            let known = before.iter().find(|image| image.tags.contains(name));
+            if let Some(image) = self.runtime.image(name).await? {
+                self.note(name, &image, known.map(|image| &image.id));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether the image is here, by the runtime's word of this moment.
+    pub async fn has(&self, name: &str) -> Result<bool, RuntimeError> {
+        self.runtime.image(name).await.map(|found| found.is_some())
+    }
+
+    /// An image as `docker save` writes it; `None` when it is not here.
+    pub async fn save(&self, name: &str) -> Result<Option<Tar>, RuntimeError> {
+        if self.has(name).await? { self.runtime.save(name).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Removes an image by name; refused while a container uses it.
+    pub async fn remove(&self, name: &str) -> Result<(), RuntimeError> {
+        self.runtime.remove_image(name).await?;
+        self.ledger.gone(name);
+        self.forget(name);
+        Ok(())
+    }
+
+    /// Drops what was looked up.
+    fn forget(&self, name: &str) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {

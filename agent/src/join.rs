@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderValue, header::USER_AGENT};
 use hyper_util::client::legacy::connect::HttpConnector;
 use jiff::Timestamp;
 use kube::{Client, Config, client::ConfigExt};
@@ -27,7 +28,7 @@ use identity::CurrentIdentity;
 pub(crate) use identity::{Identity, renewal_at};
 use request::Purpose;
 pub use request::RequestError;
-pub(crate) use request::obtain_serving;
+pub(crate) use request::{obtain_client, obtain_serving};
 pub use token::{JoinToken, TokenError};
 
 /// Wait between two tries to renew a certificate.
@@ -203,6 +204,13 @@ fn node_client(
         .wrap_connector(tcp);
     let hyper = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
         .build::<_, kube::client::Body>(https);
-    let service = ServiceBuilder::new().layer(config.base_uri_layer()).service(hyper);
+    let service = ServiceBuilder::new()
+        .map_request(|mut request: http::Request<kube::client::Body>| {
+            // Managed fields name who writes by this; tools know the kubelet.
+            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("kubelet"));
+            request
+        })
+        .layer(config.base_uri_layer())
+        .service(hyper);
     Ok(Client::new(service, config.default_namespace))
 }

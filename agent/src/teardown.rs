@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::{Config, instance_of};
 use crate::runtime::docker::Docker;
-use crate::runtime::{Runtime, RuntimeError, labels};
+use crate::runtime::{Runtime, RuntimeError, labels, sandbox_image};
 use crate::{network, volume};
 
 /// What a teardown removed.
@@ -15,10 +15,14 @@ pub struct Removed {
     pub containers: usize,
     /// Folders of pods.
     pub pod_dirs: usize,
+    /// Sandbox images that no container uses.
+    pub images: usize,
 }
 
 /// Removes the containers of the installation in `data_dir`, its pods' files
-/// and mounts, and the pod network of this network namespace. Repeating it is
+/// and mounts, the sandbox image unless another installation uses it, and the
+/// pod network of this network namespace. Persistent volumes stay: they are
+/// data. Repeating it is
 /// fine. Carries on past failures and returns them all.
 pub async fn teardown(data_dir: &Path, docker_socket: &Path) -> Result<Removed, Vec<String>> {
     let mut removed = Removed::default();
@@ -43,6 +47,11 @@ pub async fn teardown(data_dir: &Path, docker_socket: &Path) -> Result<Removed, 
             tracing::info!(reason, "no Docker here")
         }
         Err(error) => failures.push(format!("containers not removed: {error}")),
+    }
+    match sandbox_image::remove_unused(&runtime).await {
+        Ok(count) => removed.images = count,
+        Err(RuntimeError::Unavailable(_)) => {}
+        Err(error) => failures.push(format!("sandbox image not removed: {error}")),
     }
     if let Err(error) = network::teardown().await {
         failures.push(crate::pod::context::chain(&error));

@@ -63,6 +63,11 @@ pub(crate) async fn obtain_serving(client: &Client, node: &str) -> Result<Issued
     obtain(client, node, Purpose::Serving).await
 }
 
+/// A certificate by which the node calls other nodes.
+pub(crate) async fn obtain_client(client: &Client, node: &str) -> Result<Issued, RequestError> {
+    obtain(client, node, Purpose::Client).await
+}
+
 pub(super) async fn obtain(
     client: &Client,
     node: &str,

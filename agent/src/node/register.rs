@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use serde_json::json;
+use skiff_api::volume::LOCAL_VOLUMES_DIR;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -17,6 +18,7 @@ use super::NodeAgent;
 use crate::events::Severity;
 use crate::pod::context::chain;
 use crate::runtime::sandbox_image;
+use crate::volume::persistent::volumes_dir;
 
 /// The first and the longest wait for an API that does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -60,13 +62,15 @@ impl NodeAgent {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let name = &self.config.node_name;
         if nodes.get_opt(name).await?.is_some() {
-            let patch = json!({"metadata": {"labels": self.labels()}});
+            let patch =
+                json!({"metadata": {"labels": self.labels(), "annotations": self.annotations()}});
             return nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
         }
         let node = Node {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 labels: Some(self.labels()),
+                annotations: Some(self.annotations()),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec { taints: self.taints(), ..NodeSpec::default() }),
@@ -90,6 +94,13 @@ impl NodeAgent {
         .into();
         labels.extend(self.config.node_labels.clone());
         labels
+    }
+
+    /// Where the node keeps local volumes, for whoever makes their objects.
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let dir = &self.config.data_dir;
+        let dir = volumes_dir(&std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
+        BTreeMap::from([(LOCAL_VOLUMES_DIR.to_owned(), dir.to_string_lossy().into_owned())])
     }
 
     fn taints(&self) -> Option<Vec<Taint>> {

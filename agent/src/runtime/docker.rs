@@ -19,7 +19,6 @@ use bollard::errors::Error;
 use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::{ContainerUpdateBody, ExecConfig};
 use bollard::query_parameters as query;
-use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -28,12 +27,15 @@ use tokio::sync::OnceCell;
 use super::docker_convert as convert;
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, Event, ExecOptions, Image, Limits,
-    LogOptions, Output, Result, Runtime, RuntimeError, Session, Stats, Terminal, TerminalSize,
+    LogOptions, Output, Result, Runtime, RuntimeError, Session, Stats, Tar, Terminal, TerminalSize,
     Version,
 };
 
 /// How long one call may take, except those that wait for a container.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long the transfer of an image may take.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Docker, reached through its socket.
 pub struct Docker {
@@ -202,13 +204,21 @@ impl Runtime for Docker {
         })
     }
 
-    async fn load(&self, tar: Bytes) -> Result<()> {
-        let client = self.client().await?;
+    async fn load_stream(&self, tar: Tar) -> Result<Vec<String>> {
+        let client = self.client().await?.clone().with_timeout(TRANSFER_TIMEOUT);
         let options = query::ImportImageOptionsBuilder::new().quiet(true).build();
-        let body = futures::stream::iter([Ok::<_, std::io::Error>(tar)]);
-        let mut progress = Box::pin(client.import_image_stream(options, body, None));
-        while progress.try_next().await.map_err(from_docker)?.is_some() {}
-        Ok(())
+        let mut progress = Box::pin(client.import_image_stream(options, tar, None));
+        let mut names = Vec::new();
+        while let Some(said) = progress.try_next().await.map_err(from_docker)? {
+            let name = said.stream.as_deref().and_then(convert::loaded_image);
+            names.extend(name);
+        }
+        Ok(names)
+    }
+
+    async fn save(&self, name: &str) -> Result<Tar> {
+        let client = self.client().await?.clone().with_timeout(TRANSFER_TIMEOUT);
+        Ok(Box::pin(client.export_images(&[name]).map_err(from_docker)))
     }
 
     async fn remove_image(&self, name: &str) -> Result<()> {

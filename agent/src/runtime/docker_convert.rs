@@ -184,6 +184,12 @@ pub(super) fn image_summary(found: ImageSummary) -> Image {
     }
 }
 
+/// The name in what Docker says of an image that it loaded.
+pub(super) fn loaded_image(said: &str) -> Option<String> {
+    let name = said.trim().strip_prefix("Loaded image: ")?;
+    Some(name.to_owned())
+}
+
 /// An event we asked for, `None` for any other.
 pub(super) fn event(message: EventMessage) -> Option<Event> {
     let kind = match message.action.as_deref()? {

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, Event, EventKind, ExecOptions, Image,
-    Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, State, Stats, Terminal,
-    TerminalSize, Version,
+    Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, State, Stats, Tar,
+    Terminal, TerminalSize, Version,
 };
 
 /// Events kept for a reader that lags; it then relists.
@@ -318,7 +318,9 @@ impl Runtime for Memory {
         }
     }
 
-    async fn load(&self, tar: Bytes) -> Result<()> {
+    async fn load_stream(&self, tar: Tar) -> Result<Vec<String>> {
+        let tar: Vec<Bytes> = tar.try_collect().await?;
+        let tar = tar.concat();
         let mut archive = tar::Archive::new(&tar[..]);
         let names = archive.entries().and_then(|entries| {
             for entry in entries {
@@ -332,19 +334,34 @@ impl Runtime for Memory {
                         .collect::<Vec<_>>());
                 }
             }
-            Ok(Vec::new())
+            Err(std::io::Error::other("no images in it"))
         });
         drop(self.up("load", "")?);
-        for name in names.map_err(|error| RuntimeError::Refused(error.to_string()))? {
-            self.add_image(&name);
+        let names = names.map_err(|error| RuntimeError::Refused(error.to_string()))?;
+        names.iter().for_each(|name| self.add_image(name));
+        Ok(names)
+    }
+
+    async fn save(&self, name: &str) -> Result<Tar> {
+        drop(self.up("save", name)?);
+        if self.image(name).await?.is_none() {
+            return Err(RuntimeError::NotFound(format!("No such image: {name}")));
         }
-        Ok(())
+        let tar = super::sandbox_image::image_tar(name, name.as_bytes())
+            .map_err(|error| RuntimeError::Refused(error.to_string()))?;
+        Ok(Box::pin(futures::stream::iter([Ok(tar)])))
     }
 
     async fn remove_image(&self, name: &str) -> Result<()> {
-        self.up("remove_image", name)?
-            .images
-            .retain(|_, image| image.id != name && !image.tags.iter().any(|t| t == name));
+        let mut inner = self.up("remove_image", name)?;
+        let named = |image: &Image| image.id == name || image.tags.iter().any(|tag| tag == name);
+        let used = |image: &Image| inner.containers.values().any(|one| one.image_id == image.id);
+        if inner.images.values().any(|image| named(image) && used(image)) {
+            return Err(RuntimeError::Conflict(format!(
+                "image {name} is being used by a container"
+            )));
+        }
+        inner.images.retain(|_, image| !named(image));
         Ok(())
     }
 
@@ -434,6 +451,7 @@ fn image_named(name: &str) -> Image {
     Image {
         id: format!("sha256:{name}"),
         tags: vec![name.into()],
+        size: 1_000_000,
         has_command: true,
         ..Default::default()
     }

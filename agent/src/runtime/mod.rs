@@ -94,8 +94,19 @@ pub trait Runtime: Send + Sync + 'static {
     /// Pulls an image from its registry.
     async fn pull(&self, name: &str, credentials: Option<&Credentials>) -> Result<Image>;
 
-    /// Loads images from a tar in the format of `docker save`.
-    async fn load(&self, tar: Bytes) -> Result<()>;
+    /// Loads images from a tar in the format of `docker save`, as it comes.
+    /// Returns the names of the images that were in it.
+    async fn load_stream(&self, tar: Tar) -> Result<Vec<String>>;
+
+    /// Loads images from a tar in memory.
+    async fn load(&self, tar: Bytes) -> Result<()> {
+        let whole = futures::stream::iter([Ok(tar)]);
+        self.load_stream(Box::pin(whole)).await.map(drop)
+    }
+
+    /// An image in the format of `docker save`. `NotFound` may also come as
+    /// the stream's first item.
+    async fn save(&self, name: &str) -> Result<Tar>;
 
     /// Removes an image by name or id.
     async fn remove_image(&self, name: &str) -> Result<()>;
@@ -130,6 +141,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Resource use of a running container.
     async fn stats(&self, id: &str) -> Result<Stats>;
 }
+
+/// A tar of images on its way.
+pub type Tar = BoxStream<'static, Result<Bytes>>;
 
 /// The runtime's own name and versions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,9 +16,31 @@ const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 /// Where it is in the image.
 pub const PAUSE_PATH: &str = "/pause";
 
+/// The name of all sandbox images.
+const REPOSITORY: &str = "skiff/pause:";
+
 /// The image's name and tag.
 pub fn name() -> String {
-    format!("skiff/pause:{}", &hex(&Sha256::digest(PAUSE))[..12])
+    format!("{REPOSITORY}{}", &hex(&Sha256::digest(PAUSE))[..12])
+}
+
+/// Removes the sandbox images that no container uses, of this and of earlier
+/// versions; how many went. Should another installation just have looked for
+/// one, it loads it anew.
+pub async fn remove_unused(runtime: &dyn Runtime) -> Result<usize> {
+    let mut removed = 0;
+    for name in runtime.images().await?.into_iter().flat_map(|image| image.tags) {
+        if !name.starts_with(REPOSITORY) {
+            continue;
+        }
+        match runtime.remove_image(&name).await {
+            Ok(()) => removed += 1,
+            // A container uses it.
+            Err(RuntimeError::Conflict(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(removed)
 }
 
 /// Loads the image unless it is there.
@@ -101,5 +123,22 @@ mod tests {
     fn the_same_program_gives_the_same_image() {
         assert_eq!(image_tar("a:b", b"x").unwrap(), image_tar("a:b", b"x").unwrap());
         assert!(name().starts_with("skiff/pause:"));
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_image_goes_when_no_container_uses_it() {
+        let memory = crate::runtime::memory::Memory::new();
+        let name = ensure(&memory).await.unwrap();
+        memory.add_image("theirs/pause:1");
+        let spec = crate::runtime::ContainerSpec {
+            name: "c".into(),
+            image: name.clone(),
+            ..Default::default()
+        };
+        let id = memory.create(&spec).await.unwrap();
+        assert_eq!(remove_unused(&memory).await.unwrap(), 0);
+        memory.remove(&id).await.unwrap();
+        assert_eq!(remove_unused(&memory).await.unwrap(), 1);
+        assert_eq!(memory.images().await.unwrap().len(), 1, "what is not ours stays");
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +14,9 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::images::Images;
 use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
+use crate::volume::persistent::volumes_dir;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -58,6 +61,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Metrics as Prometheus text.
     fn metrics(&self) -> String;
+
+    /// The images of this machine.
+    fn images(&self) -> &Images;
+
+    /// The folder of this node's local volumes.
+    fn volumes_dir(&self) -> &Path;
 }
 
 /// Finds containers by their labels.
@@ -67,6 +76,8 @@ pub struct Node {
     node: String,
     pods: Box<dyn Fn() -> Value + Send + Sync>,
     metrics: Box<dyn Fn() -> String + Send + Sync>,
+    images: Images,
+    volumes_dir: PathBuf,
 }
 
 impl Node {
@@ -80,12 +91,21 @@ impl Node {
         metrics: impl Fn() -> String + Send + Sync + 'static,
     ) -> Self {
         Self {
+            images: Images::new(runtime.clone()),
+            volumes_dir: PathBuf::new(),
             runtime,
             instance: instance.to_owned(),
             node: node.to_owned(),
             pods: Box::new(pods),
             metrics: Box::new(metrics),
         }
+    }
+}
+
+impl Node {
+    /// The same with these images, and with local volumes in `data_dir`.
+    pub fn keeping(self, images: Images, data_dir: &Path) -> Self {
+        Self { images, volumes_dir: volumes_dir(data_dir), ..self }
     }
 }
 
@@ -134,6 +154,14 @@ impl Backend for Node {
 
     fn metrics(&self) -> String {
         (self.metrics)()
+    }
+
+    fn images(&self) -> &Images {
+        &self.images
+    }
+
+    fn volumes_dir(&self) -> &Path {
+        &self.volumes_dir
     }
 }
 

@@ -2,12 +2,14 @@
 //! server, health for everybody.
 //!
 //! Every other path takes the API server's own client certificate; people and
-//! programs come through the API server, which has authorized them.
+//! programs come through the API server, which has authorized them. Only images
+//! are given to other nodes as well, under their own certificates.
 //!
 //! [`backend`] is what the server needs from the node. `remote` runs a
 //! command over any transport; `websocket` and [`spdy`] are the transports.
 
 pub mod backend;
+mod images;
 mod logs;
 mod port_forward;
 mod remote;
@@ -15,6 +17,7 @@ pub mod spdy;
 mod spdy_remote;
 pub mod tls;
 mod upgrade;
+mod volumes;
 mod websocket;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -22,11 +25,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use axum::{
     Extension, Json, Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get},
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -233,8 +236,13 @@ fn router(backend: Node) -> Router {
         .route("/portForward/{namespace}/{pod}", get(port_forward::serve).post(port_forward::serve))
         .route("/pods", get(async |State(node): State<Node>| Json(node.pods())))
         .route("/metrics", get(async |State(node): State<Node>| node.metrics()))
+        .route("/images", get(images::list).post(images::load).delete(images::remove))
+        .route("/localVolumes/{name}", delete(volumes::remove))
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(only_the_api_server));
-    guarded.route("/healthz", get(async || "ok")).with_state(backend)
+    let shared =
+        Router::new().route("/images/tar", get(images::tar)).layer(middleware::from_fn(nodes_too));
+    guarded.merge(shared).route("/healthz", get(async || "ok")).with_state(backend)
 }
 
 async fn only_the_api_server(
@@ -244,8 +252,15 @@ async fn only_the_api_server(
 ) -> Response {
     match caller {
         Caller::ApiServer => next.run(request).await,
-        Caller::Other => (StatusCode::FORBIDDEN, "Forbidden").into_response(),
+        Caller::Node | Caller::Other => (StatusCode::FORBIDDEN, "Forbidden").into_response(),
         Caller::Nobody => (StatusCode::UNAUTHORIZED, "Unauthorized").into_response(),
+    }
+}
+
+async fn nodes_too(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
+    match caller {
+        Caller::Node => next.run(request).await,
+        other => only_the_api_server(Extension(other), request, next).await,
     }
 }
 
@@ -256,6 +271,7 @@ impl IntoResponse for BackendError {
                 StatusCode::NOT_FOUND
             }
             Self::BadState(_) => StatusCode::BAD_REQUEST,
+            Self::Runtime(crate::runtime::RuntimeError::Conflict(_)) => StatusCode::CONFLICT,
             Self::Runtime(_) | Self::Network(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, self.to_string()).into_response()

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::ring,
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
@@ -14,6 +14,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The API server's name and group towards agents.
 const API_SERVER: (&str, &str) = ("kube-apiserver-kubelet-client", "system:masters");
+
+/// How the names of nodes begin, and their group.
+const NODE: (&str, &str) = ("system:node:", "system:nodes");
 
 /// TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +71,11 @@ pub fn server_config(
     ca_pem: &str,
     certificate: Arc<ServingCertificate>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        roots.add(authority?)?;
-    }
     let provider = Arc::new(ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()?;
+    let roots = Arc::new(roots(ca_pem)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
@@ -85,12 +84,39 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// TLS that shows the node's certificate and takes servers of the authority
+/// `ca_pem`: for calls to other agents.
+pub fn client_config(
+    ca_pem: &str,
+    certificate_pem: &str,
+    key_pem: &str,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())?;
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_client_auth_cert(chain, key)?;
+    Ok(Arc::new(config))
+}
+
+fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(authority?)?;
+    }
+    Ok(roots)
+}
+
 /// Who is at the other end. The handshake has checked the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     /// The API server.
     ApiServer,
-    /// Somebody else whom the authority vouches for, such as another node.
+    /// Another node.
+    Node,
+    /// Somebody else whom the authority vouches for.
     Other,
     /// No certificate.
     Nobody,
@@ -101,8 +127,16 @@ impl Caller {
         let Some(leaf) = chain.and_then(|chain| chain.first()) else { return Self::Nobody };
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Self::Other };
         let subject = certificate.subject();
-        let names = subject.iter_common_name().any(|name| name.as_str() == Ok(API_SERVER.0));
-        let groups = subject.iter_organization().any(|name| name.as_str() == Ok(API_SERVER.1));
-        if names && groups { Self::ApiServer } else { Self::Other }
+        let named = |fits: fn(&str) -> bool| {
+            subject.iter_common_name().any(|name| name.as_str().is_ok_and(fits))
+        };
+        let in_group = |group| subject.iter_organization().any(|name| name.as_str() == Ok(group));
+        if named(|name| name == API_SERVER.0) && in_group(API_SERVER.1) {
+            Self::ApiServer
+        } else if named(|name| name.starts_with(NODE.0)) && in_group(NODE.1) {
+            Self::Node
+        } else {
+            Self::Other
+        }
     }
 }

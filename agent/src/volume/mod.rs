@@ -2,21 +2,22 @@
 //! folder on the host, and the mounts that show them to its containers.
 //!
 //! Reads config maps, secrets, claims and tokens through [`Lookup`]. Writes
-//! below `DATA/pods/UID/` only, except for the folders that a `hostPath` asks
-//! to create. Preparing is repeatable: doing it again after an object changed
+//! below `DATA/pods/UID/` and `DATA/volumes/` only, except for the folders that
+//! a `hostPath` asks to create. Preparing is repeatable: doing it again after an object changed
 //! is the live update.
 //!
 //! What holds secrets lies in memory (tmpfs), never on the disk. Mounts are
 //! made in the machine's own mount namespace, where Docker looks.
 //!
-//! Left out: network storage. A claim is served when its volume is a local
-//! folder (`hostPath` or `local`).
+//! Left out: network storage. A claim is served when its volume is a folder on
+//! this machine ([`persistent`]).
 
 mod atomic;
 mod host_path;
 pub mod mounts;
 mod ownership;
 pub mod payload;
+pub mod persistent;
 mod subpath;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, PersistentVolume, Pod, Secret, ServiceAccountTokenProjection, Volume,
 };
+
+use ownership::GroupChange;
+use persistent::Source;
+use skiff_api::volume::claim_name;
 
 use crate::pod::env::{Sources, expand};
 use crate::pod::model::spec;
@@ -146,11 +151,24 @@ async fn prepare_one(
             .map(|()| Prepared { path: PathBuf::from(&host.path), read_only: false })
             .map_err(text);
     }
-    if let Some(claim) = &volume.persistent_volume_claim {
-        let path = local_path(&lookup.claimed_volume(&claim.claim_name).await?)?;
-        let (checked, kind) = (path.clone(), Some("DirectoryOrCreate"));
-        blocking(move || host_path::ensure(&checked, kind)).await.map_err(text)?;
-        return Ok(Prepared { path, read_only: claim.read_only == Some(true) });
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if let Some(claim) = claim_name(name, volume) {
+        let source = lookup.claimed_volume(&claim).await?;
+        let source = persistent::source(&source, &volumes_beside(pod_dir))?;
+        // Upstream leaves the owner of a hostPath alone.
+        let group = fs_group.filter(|_| !matches!(source, Source::HostPath(..)));
+        let path = persistent::ensure(source).await.map_err(text)?;
+        let read_only = volume
+            .persistent_volume_claim
+            .as_ref()
+            .is_some_and(|source| source.read_only == Some(true));
+        if let Some(group) = group.filter(|_| !read_only) {
+            let (path, change) = (path.clone(), GroupChange::of(pod));
+            blocking(move || ownership::give_volume_to_group(&path, group, change))
+                .await
+                .map_err(text)?;
+        }
+        return Ok(Prepared { path, read_only });
     }
     let Some(found) = payload::gather(pod, volume, sources, lookup).await? else {
         return Err("this kind of volume is not supported on this node".into());
@@ -171,14 +189,9 @@ async fn prepare_one(
     Ok(Prepared { path: dir, read_only: true })
 }
 
-/// The folder of a volume that lies on this machine.
-fn local_path(volume: &PersistentVolume) -> Result<PathBuf, String> {
-    let spec = volume.spec.as_ref();
-    let host = spec.and_then(|spec| spec.host_path.as_ref()).map(|host| &host.path);
-    let local = spec.and_then(|spec| spec.local.as_ref()).map(|local| &local.path);
-    host.or(local)
-        .map(PathBuf::from)
-        .ok_or_else(|| "the claim's volume is not a local folder".into())
+/// The folder of local volumes that belongs to a pod's `DATA/pods/UID`.
+fn volumes_beside(pod_dir: &Path) -> PathBuf {
+    persistent::volumes_dir(pod_dir.ancestors().nth(2).unwrap_or(pod_dir))
 }
 
 /// The mounts of one container, in the order of its spec.

@@ -69,14 +69,17 @@ pub(super) async fn image(ctx: &Context, pod: &Pod, container: &Spec) -> Result<
         }
     }
     let since = Instant::now();
-    let image =
+    let pulled =
         ctx.images.pull(&name, &images::credentials(&name, &secrets)).await.map_err(failed)?;
     let took = since.elapsed().as_millis();
-    let size = image.size;
+    let size = pulled.image.size;
+    let from = pulled.node.map(|node| format!(" from node {node}")).unwrap_or_default();
     say(
         Severity::Normal,
         "Pulled",
-        format!("Successfully pulled image \"{asked}\" in {took}ms. Image size: {size} bytes."),
+        format!(
+            "Successfully pulled image \"{asked}\"{from} in {took}ms. Image size: {size} bytes."
+        ),
     );
-    Ok(image)
+    Ok(pulled.image)
 }

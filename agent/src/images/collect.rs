@@ -1,0 +1,181 @@
+//! Image garbage collection: when the disk of the runtime is nearly full, the
+//! images that Skiff brought and nobody uses go, the longest unused first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Images;
+use super::ledger::Brought;
+use crate::runtime::{Image, Runtime, RuntimeError};
+
+/// From this share of the disk on images go; the kubelet's default.
+const HIGH_PERCENT: u64 = 85;
+/// Down to this share.
+const LOW_PERCENT: u64 = 80;
+/// How often the disk is looked at.
+const PERIOD: Duration = Duration::from_secs(300);
+/// An image this young may be what a pod that is starting waits for.
+const LEAST_AGE: SignedDuration = SignedDuration::from_secs(120);
+
+/// How full a disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// All bytes.
+    pub capacity: u64,
+    /// Bytes that are left for use.
+    pub available: u64,
+}
+
+impl Disk {
+    /// The file system of `path`; `None` when it cannot be asked.
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = nix::sys::statvfs::statvfs(path).ok()?;
+        let unit = found.fragment_size();
+        Some(Self { capacity: found.blocks() * unit, available: found.blocks_available() * unit })
+    }
+
+    /// The bytes that have to go, zero below the high mark.
+    fn to_free(self) -> u64 {
+        let used = self.capacity.saturating_sub(self.available);
+        if self.capacity == 0 || used.saturating_mul(100) / self.capacity < HIGH_PERCENT {
+            return 0;
+        }
+        used.saturating_sub(self.capacity.saturating_mul(LOW_PERCENT) / 100)
+    }
+}
+
+/// The names to remove, in this order, to free `bytes`.
+fn plan(
+    ledger: &BTreeMap<String, Brought>,
+    images: &[Image],
+    in_use: &BTreeSet<String>,
+    bytes: u64,
+    now: Timestamp,
+) -> Vec<String> {
+    let mut idle: Vec<(&Brought, &String, &Image)> = ledger
+        .iter()
+        .filter(|(_, brought)| now.duration_since(brought.used) >= LEAST_AGE)
+        .filter_map(|(name, brought)| {
+            // Under the name we brought it, and still the same image.
+            let image = images.iter().find(|image| {
+                image.id == brought.id
+                    && (image.tags.contains(name) || image.digests.contains(name))
+            })?;
+            (!in_use.contains(&image.id)).then_some((brought, name, image))
+        })
+        .collect();
+    idle.sort_by_key(|(brought, name, _)| (brought.used, *name));
+    let mut freed: u64 = 0;
+    let mut names = Vec::new();
+    for (_, name, image) in idle {
+        if freed >= bytes {
+            break;
+        }
+        freed += u64::try_from(image.size).unwrap_or(0);
+        names.push(name.clone());
+    }
+    names
+}
+
+impl Images {
+    /// Makes room on the runtime's disk now and then, until cancelled.
+    pub async fn keep_room(self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+            let collected = async {
+                let root = self.runtime.version().await?.root_dir;
+                match Disk::of(Path::new(&root)) {
+                    Some(disk) => self.collect(disk, Timestamp::now()).await,
+                    None => Ok(0),
+                }
+            };
+            if let Err(error) = collected.await {
+                warn!(%error, "cannot look for images to remove");
+            }
+        }
+    }
+
+    /// Removes unused images that Skiff brought, if the disk asks for it; how
+    /// many went.
+    pub async fn collect(&self, disk: Disk, now: Timestamp) -> Result<usize, RuntimeError> {
+        let bytes = disk.to_free();
+        if bytes == 0 {
+            return Ok(0);
+        }
+        let runtime: &dyn Runtime = self.runtime.as_ref();
+        let images = runtime.images().await?;
+        // Containers of anybody: an image is theirs as well.
+        let containers = runtime.list(&BTreeMap::new()).await?;
+        let in_use = containers.into_iter().map(|container| container.image_id).collect();
+        let mut removed = 0;
+        for name in plan(&self.ledger.all(), &images, &in_use, bytes, now) {
+            match runtime.remove_image(&name).await {
+                Ok(()) => {
+                    info!(image = name, "removed to make room");
+                    self.ledger.gone(&name);
+                    self.forget(&name);
+                    removed += 1;
+                }
+                Err(error) => warn!(image = name, %error, "image not removed"),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::runtime::ContainerSpec;
+    use crate::runtime::memory::Memory;
+
+    #[test]
+    fn a_disk_is_emptied_to_the_low_mark_once_it_reaches_the_high_one() {
+        for (used, expected) in [(0, 0), (84, 0), (85, 5), (90, 10), (100, 20)] {
+            let disk = Disk { capacity: 100, available: 100 - used };
+            assert_eq!(disk.to_free(), expected, "{used}%");
+        }
+        assert_eq!(Disk { capacity: 0, available: 0 }.to_free(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_what_skiff_brought_and_nobody_uses_goes_oldest_first() {
+        let memory = Arc::new(Memory::new());
+        let images = Images::new(memory.clone());
+        let at = |second| Timestamp::from_second(second).unwrap();
+        for (name, second) in [("used:1", 1), ("old:1", 2), ("newer:1", 3), ("fresh:1", 1000)] {
+            memory.add_image(name);
+            let id = memory.image(name).await.unwrap().unwrap().id;
+            images.ledger.brought(name, &id, at(second));
+        }
+        memory.add_image("theirs:1");
+        images.ledger.brought("replaced:1", "sha256:before", at(1));
+        memory.add_image("replaced:1");
+        let spec = ContainerSpec { name: "c".into(), image: "used:1".into(), ..Default::default() };
+        memory.create(&spec).await.unwrap();
+
+        let names = |images: Vec<Image>| {
+            images.into_iter().flat_map(|image| image.tags).collect::<BTreeSet<_>>()
+        };
+        let quiet = Disk { capacity: 100, available: 50 };
+        assert_eq!(images.collect(quiet, at(1010)).await.unwrap(), 0);
+        let size = memory.image("old:1").await.unwrap().unwrap().size.unsigned_abs();
+        let nearly = Disk { capacity: size * 5, available: 0 };
+        assert_eq!(images.collect(nearly, at(1010)).await.unwrap(), 1);
+        assert!(!names(memory.images().await.unwrap()).contains("old:1"), "the oldest suffices");
+        let full = Disk { capacity: size * 1000, available: 0 };
+        images.collect(full, at(1010)).await.unwrap();
+        let left: Vec<String> = names(memory.images().await.unwrap()).into_iter().collect();
+        assert_eq!(left, ["fresh:1", "replaced:1", "theirs:1", "used:1"]);
+    }
+}
