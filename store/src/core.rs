@@ -31,7 +31,7 @@ use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use crate::group::{Group, Progress, Turn};
 use crate::keeper::StateKeeper;
 use crate::log::{LogError, LogStore, Position};
-use crate::machine::Machine;
+use crate::machine::{Machine, Outcome};
 use crate::members::{Contact, Members};
 use crate::sealing::Sealer;
 use crate::types::{Committed, Compare, Event, Leadership, StoreError, Txn};
@@ -176,6 +176,7 @@ impl<L: LogStore> Core<L> {
         self.retry_reads();
         self.tend_snapshots();
         self.keep_house();
+        *self.shared.followers() = self.group.followers();
     }
 
     /// A message has come from another member.
@@ -305,39 +306,17 @@ impl<L: LogStore> Core<L> {
             .map_err(|error| StoreError::Disk(format!("log entry {}: {error}", entry.index)))?;
         let mut tickets = self.proposals.committed(batch.origin, batch.seq).into_iter();
         for txn in batch.txns {
-            let answer = self.apply_txn(txn, entry.term, events);
-            if let Some(ticket) = tickets.next() {
-                answers.push((ticket, answer.map(Done::Committed)));
-            }
-        }
-        Ok(())
-    }
-
-    fn apply_txn(
-        &mut self,
-        txn: Txn,
-        term: u64,
-        events: &mut Vec<Vec<Arc<Event>>>,
-    ) -> Result<Committed, StoreError> {
-        // The entry's term is the same on every member, so all refuse alike.
-        for compare in &txn.compares {
-            if let Compare::Term(meant) = compare
-                && *meant != term
-            {
-                return Err(StoreError::Deposed { term: *meant });
-            }
-        }
-        match self.machine.apply(txn) {
-            Ok(outcome) => {
+            let answer = apply_txn(&mut self.machine, txn, entry.term).map(|outcome| {
                 if !outcome.events.is_empty() {
                     events.push(outcome.events);
                 }
-                Ok(outcome.committed)
-            }
-            Err(refusal) => {
-                Err(StoreError::Conflict { key: refusal.key, current: refusal.current })
+                Done::Committed(outcome.committed)
+            });
+            if let Some(ticket) = tickets.next() {
+                answers.push((ticket, answer));
             }
         }
+        Ok(())
     }
 
     /// Publishes the applied state. After a jump the history begins anew.
@@ -377,6 +356,21 @@ impl<L: LogStore> Core<L> {
             self.sendings.clear();
         }
     }
+}
+
+/// Applies a transaction of a log entry of `term`.
+pub(crate) fn apply_txn(machine: &mut Machine, txn: Txn, term: u64) -> Result<Outcome, StoreError> {
+    // The entry's term is the same on every member, so all refuse alike.
+    for compare in &txn.compares {
+        if let Compare::Term(meant) = compare
+            && *meant != term
+        {
+            return Err(StoreError::Deposed { term: *meant });
+        }
+    }
+    machine
+        .apply(txn)
+        .map_err(|refusal| StoreError::Conflict { key: refusal.key, current: refusal.current })
 }
 
 /// What one turn of the group may touch.

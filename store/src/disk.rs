@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/FORMAT     version of everything below, fingerprint of the sealing key
+//! DIR/MEMBER     the id that a group gave to this member; the first has none
 //! DIR/LOCK       locked while a process uses the directory
 //! DIR/log/       the Raft log: the truth since the snapshot
 //! DIR/snapshot/  the newest snapshot: the truth before it
@@ -15,6 +16,8 @@
 //! thrown away with a warning. A damaged snapshot matters only when the tree
 //! cannot be used. A damaged log stops the start: nobody knows what it held.
 
+mod force;
+
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -24,7 +27,7 @@ use crate::group::FIRST;
 use crate::history::History;
 use crate::keeper::{Keeper, StateKeeper, Work};
 use crate::log::engine::{EngineLog, write_durably};
-use crate::log::{LogError, LogStore};
+use crate::log::{LogError, LogStore, Position};
 use crate::machine::{Entries, Machine};
 use crate::members::Members;
 use crate::sealing::Sealer;
@@ -54,8 +57,11 @@ pub(crate) fn open(
     std::fs::create_dir_all(&snapshots).map_err(|error| disk(&snapshots, &error))?;
 
     let mut log = EngineLog::open(&dir.join("log")).map_err(|error| log_failure(dir, &error))?;
+    let member = identity(dir, config, &log)?;
     let members = match log.bootstrap() {
         Some(members) => members,
+        // Everything it will know comes from the group, as a snapshot first.
+        None if member != FIRST_MEMBER => Members::default(),
         None => {
             let members = Members::single(FIRST_MEMBER);
             log.initialize(&members).map_err(|error| log_failure(dir, &error))?;
@@ -63,7 +69,10 @@ pub(crate) fn open(
         }
     };
 
-    adopt_received(&snapshots, &mut log)?;
+    adopt_received(dir, &sealer, &mut log)?;
+    if config.force_new_group {
+        force::begin_group(dir, member, &members, &mut log, &sealer)?;
+    }
 
     let mut tree = TreeState::new(&dir.join("state"), sealer.clone());
     let from_tree = load_tree(&mut tree, &log)?;
@@ -93,7 +102,7 @@ pub(crate) fn open(
         Ok(Box::new(keeper) as Box<dyn StateKeeper>)
     });
     Ok(Parts {
-        member: FIRST_MEMBER,
+        member,
         log,
         machine: loaded.machine,
         applied: loaded.applied,
@@ -103,13 +112,34 @@ pub(crate) fn open(
     })
 }
 
+/// The member's id: the first one's, or what the group gave out, written down
+/// before anything else.
+fn identity(dir: &Path, config: &StoreConfig, log: &EngineLog) -> Result<u64, StoreError> {
+    let path = dir.join("MEMBER");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|error| disk(&path, &error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(disk(&path, &error)),
+        Err(_) => match config.joined_as {
+            Some(id) if id != FIRST_MEMBER && log.bootstrap().is_none() => {
+                write_durably(&path, format!("{id}\n").as_bytes()).map_err(|e| disk(&path, &e))?;
+                Ok(id)
+            }
+            _ => Ok(FIRST_MEMBER),
+        },
+    }
+}
+
 /// Finishes what a crash interrupted: a snapshot came from the leader and is
 /// whole, the log does not follow it yet.
-fn adopt_received(snapshots: &Path, log: &mut EngineLog) -> Result<(), StoreError> {
+fn adopt_received(dir: &Path, sealer: &Arc<Sealer>, log: &mut EngineLog) -> Result<(), StoreError> {
+    let snapshots = &dir.join("snapshot");
     let Some(position) = snapshot_file::received(snapshots).map_err(|e| disk(snapshots, &e))?
     else {
         return Ok(());
     };
+    // The tree may be of the same place and of another group.
+    let mut tree = TreeState::new(&dir.join("state"), sealer.clone());
+    tree.wipe().map_err(|error| StoreError::Disk(error.to_string()))?;
     if log.truncated().index < position.index {
         let mut hard_state = log.hard_state();
         hard_state.term = hard_state.term.max(position.term);
@@ -211,14 +241,15 @@ fn load_snapshot(
     sealer: &Sealer,
 ) -> Result<Loaded, StoreError> {
     let truncated = log.truncated();
+    let beginning = if members.voters.is_empty() { Position::default() } else { FIRST };
     match snapshot_file::read(dir, sealer) {
         Ok(Some((machine, meta))) if meta.applied.position.index >= truncated.index => {
             Ok(Loaded { machine, applied: meta.applied, floor: meta.revision, events: Vec::new() })
         }
         // A damaged snapshot is no loss while the log holds everything.
-        _ if truncated == FIRST => Ok(Loaded {
+        _ if truncated == beginning => Ok(Loaded {
             machine: Machine::default(),
-            applied: Applied { position: FIRST, members: Arc::new(members) },
+            applied: Applied { position: beginning, members: Arc::new(members) },
             floor: Revision(0),
             events: Vec::new(),
         }),

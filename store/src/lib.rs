@@ -49,7 +49,8 @@ pub use backup::{Backup, BackupError, Contents, REVISION_GAP, inspect, restore};
 pub use etcd::{EtcdConfig, EtcdTls};
 pub use members::{Change, Contact};
 pub use peers::memory::MemoryNetwork;
-pub use stats::{SYNC_BUCKETS_MICROS, Stats};
+pub use peers::stream::{PeerConfig, PeerError};
+pub use stats::{MemberStatus, SYNC_BUCKETS_MICROS, Stats};
 pub use store::{Store, StoreConfig};
 pub use types::{
     Committed, Compare, Draft, Entry, Event, Key, KeyRange, Leadership, Revision, StoreError, Txn,

@@ -4,6 +4,7 @@
 //! bounded queue; what does not fit is lost, and Raft sends it again.
 
 pub(crate) mod memory;
+pub(crate) mod stream;
 
 use tokio::sync::mpsc::WeakSender;
 
@@ -13,8 +14,8 @@ use crate::wire::peer::PeerMessage;
 
 /// Carries messages to other members.
 pub(crate) trait Transport: Send + Sync {
-    /// Messages from other members go to `requests` from now on.
-    fn begin(&self, requests: WeakSender<Request>);
+    /// This is `member`; messages from others go to `requests` from now on.
+    fn begin(&self, member: u64, requests: WeakSender<Request>);
 
     /// Sends or loses a message. Never waits.
     fn send(&self, to: u64, message: PeerMessage);
@@ -27,7 +28,7 @@ pub(crate) trait Transport: Send + Sync {
 pub(crate) struct Alone;
 
 impl Transport for Alone {
-    fn begin(&self, _: WeakSender<Request>) {}
+    fn begin(&self, _: u64, _: WeakSender<Request>) {}
 
     fn send(&self, to: u64, _: PeerMessage) {
         tracing::debug!(to, "no way to another member");

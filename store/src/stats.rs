@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::members::Contact;
 use crate::types::Revision;
 
 /// Upper bounds of the sync latency buckets, in microseconds. The last bucket
@@ -54,6 +55,23 @@ pub struct Stats {
     pub sync_histogram: [u64; SYNC_BUCKETS_MICROS.len() + 1],
     /// Transactions committed or refused by a compare.
     pub transactions: u64,
+}
+
+/// A member of the group, as another one knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: u64,
+    /// Where it is found.
+    pub contact: Contact,
+    /// Whether it has a vote.
+    pub voter: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// The newest log entry that it is known to hold. Only the leader knows.
+    pub matched_index: Option<u64>,
+    /// Whether it has been heard of lately. Only the leader knows.
+    pub active: Option<bool>,
 }
 
 /// Counters that the driver moves and anybody reads.

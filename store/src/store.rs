@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -24,9 +25,10 @@ use crate::log::memory::MemoryLog;
 use crate::machine::Machine;
 use crate::members::{Change, Contact, Members};
 use crate::peers::memory::MemoryNetwork;
+use crate::peers::stream::{PeerConfig, PeerError, Streams};
 use crate::peers::{Alone, Transport};
 use crate::sealing::Sealer;
-use crate::stats::Stats;
+use crate::stats::{MemberStatus, Stats};
 use crate::types::{Committed, KeyRange, Leadership, Revision, StoreError, Txn};
 use crate::validate::{Limits, validate};
 use crate::view::{Applied, Shared, Snapshot, View};
@@ -54,6 +56,15 @@ pub struct StoreConfig {
     /// Log written before a snapshot replaces it; more if the state itself is
     /// larger. Default: 8 MiB.
     pub snapshot_log_bytes: u64,
+    /// How this member and its peers find each other. Default: it has none.
+    pub peers: Option<PeerConfig>,
+    /// The id that a group has given to this member. Says that a new directory
+    /// joins that group instead of beginning one; ignored in any other.
+    pub joined_as: Option<u64>,
+    /// After the loss of a quorum for good: this member becomes a new group of
+    /// one with what it holds. What others acknowledged and it never received
+    /// is lost, and those others must never be started again. Default: false.
+    pub force_new_group: bool,
 }
 
 impl StoreConfig {
@@ -67,6 +78,9 @@ impl StoreConfig {
             max_txn_bytes: 4 << 20,
             request_timeout: Duration::from_secs(10),
             snapshot_log_bytes: 8 << 20,
+            peers: None,
+            joined_as: None,
+            force_new_group: false,
         }
     }
 
@@ -97,6 +111,7 @@ struct Inner {
     requests_tx: mpsc::Sender<Request>,
     limits: Limits,
     request_timeout: Duration,
+    streams: Option<Arc<Streams>>,
     /// The driver's thread, until somebody has joined it.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -122,7 +137,13 @@ impl Store {
     /// Opens the store in `config.dir`, or makes a new one. When this returns,
     /// everything ever acknowledged is readable and the store takes writes.
     pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let launch = Launch::new(&config)?;
+        let mut launch = Launch::new(&config)?;
+        if let Some(peers) = config.peers.clone() {
+            launch.contact = Some(peers.contact.clone());
+            let streams = Arc::new(Streams::new(peers));
+            launch.streams = Some(streams.clone());
+            launch.transport = streams;
+        }
         let sealer = launch.sealer.clone();
         start(launch, move || disk::open(&config, sealer)).await
     }
@@ -139,7 +160,15 @@ impl Store {
         let limits = Limits { txn_bytes: config.max_txn_bytes };
         let (request_timeout, thread) = (config.request_timeout, Mutex::new(None));
         Ok(Self {
-            inner: Arc::new(Inner { shared, sealer, requests_tx, limits, request_timeout, thread }),
+            inner: Arc::new(Inner {
+                shared,
+                sealer,
+                requests_tx,
+                limits,
+                request_timeout,
+                streams: None,
+                thread,
+            }),
         })
     }
 
@@ -174,6 +203,45 @@ impl Store {
     pub async fn hand_over(&self) -> Result<(), StoreError> {
         let sent = self.inner.requests_tx.send(Request::HandOver).await;
         sent.map_err(|_| self.inner.shared.ended())
+    }
+
+    /// Serves a stream from a peer until it ends. The caller has made sure, by
+    /// its certificate, that the other side is a member's process.
+    pub async fn accept_peer(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Result<(), PeerError> {
+        match &self.inner.streams {
+            Some(streams) => streams.accept(stream).await,
+            None => Err(PeerError::Greeting("this store has no peers".into())),
+        }
+    }
+
+    /// Who belongs to the group, as far as this member knows. How far the
+    /// others have come is known to the leader alone.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        let shared = &self.inner.shared;
+        let leader = shared.leadership_tx.borrow().leader;
+        let members = shared.view().applied.members.clone();
+        let followers = shared.followers();
+        let status = |id: &u64| {
+            let follower = followers.iter().find(|follower| follower.0 == *id);
+            MemberStatus {
+                id: *id,
+                contact: members.contacts.get(id).cloned().unwrap_or_default(),
+                voter: members.voters.contains(id),
+                leader: leader == Some(*id),
+                matched_index: follower.map(|follower| follower.1),
+                active: follower.map(|follower| follower.2),
+            }
+        };
+        members.ids().iter().map(status).collect()
+    }
+
+    /// Tells this group from others under the same authority; see
+    /// [`StoreConfig::force_new_group`].
+    pub fn group(&self) -> u64 {
+        self.inner.shared.view().applied.members.group
     }
 
     /// Commits a transaction. When this returns `Ok`, the transaction is
@@ -267,7 +335,7 @@ impl Store {
         loop {
             let ended = ended_rx.borrow_and_update().clone();
             match ended {
-                Some(error @ StoreError::Disk(_)) => return error,
+                Some(error @ (StoreError::Disk(_) | StoreError::Removed)) => return error,
                 _ if ended_rx.changed().await.is_ok() => {}
                 _ => std::future::pending().await,
             }
@@ -351,6 +419,8 @@ struct Launch {
     /// Where peers find this member.
     contact: Option<Contact>,
     transport: Arc<dyn Transport>,
+    /// The same, if it takes streams from outside.
+    streams: Option<Arc<Streams>>,
 }
 
 impl Launch {
@@ -363,6 +433,7 @@ impl Launch {
             request_timeout: config.request_timeout,
             contact: None,
             transport: Arc::new(Alone),
+            streams: None,
         })
     }
 }
@@ -375,10 +446,10 @@ async fn start<L: LogStore>(
 ) -> Result<Store, StoreError> {
     let (requests_tx, mut requests_rx) = mpsc::channel(QUEUE);
     let (ready_tx, ready_rx) = oneshot::channel();
-    let Launch { sealer, limits, request_timeout, contact, transport } = launch;
-    transport.begin(requests_tx.downgrade());
+    let Launch { sealer, limits, request_timeout, contact, transport, streams } = launch;
+    let incoming = requests_tx.downgrade();
     let patience = request_timeout.as_millis().div_ceil(TICK.as_millis()) as u64;
-    let wiring = Wiring { sealer: sealer.clone(), patience, contact, transport };
+    let wiring = Wiring { sealer: sealer.clone(), patience, contact, transport, incoming };
     let runtime = Handle::current();
     let thread = std::thread::Builder::new()
         .name("skiff-store".into())
@@ -411,7 +482,15 @@ async fn start<L: LogStore>(
         .unwrap_or_else(|_| Err(StoreError::Disk("the store did not survive its start".into())))?;
     let thread = Mutex::new(Some(thread));
     Ok(Store {
-        inner: Arc::new(Inner { shared, sealer, requests_tx, limits, request_timeout, thread }),
+        inner: Arc::new(Inner {
+            shared,
+            sealer,
+            requests_tx,
+            limits,
+            request_timeout,
+            streams,
+            thread,
+        }),
     })
 }
 
@@ -421,6 +500,7 @@ struct Wiring {
     patience: u64,
     contact: Option<Contact>,
     transport: Arc<dyn Transport>,
+    incoming: mpsc::WeakSender<Request>,
 }
 
 /// A driver that has applied everything it may. A group of one leads.
@@ -457,6 +537,7 @@ fn prepare<L: LogStore>(
         sealer: wiring.sealer,
         shared: shared.clone(),
     })?;
+    wiring.transport.begin(member, wiring.incoming);
     let mut driver = Driver::new(core, shared.clone(), wiring.transport);
     driver.start()?;
     Ok(Prepared { driver, shared, lock })

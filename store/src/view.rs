@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     /// The newest published revision; wakes watches.
     pub(crate) newest_tx: watch::Sender<Revision>,
     pub(crate) leadership_tx: watch::Sender<Leadership>,
+    /// What a leader knows of the others: id, matching index, lately active.
+    followers: Mutex<Vec<(u64, u64, bool)>>,
     /// Why the store ended, once it has.
     pub(crate) ended_tx: watch::Sender<Option<StoreError>>,
     pub(crate) counters: Counters,
@@ -103,6 +105,7 @@ impl Shared {
             view: RwLock::new(view),
             pins: Mutex::default(),
             leadership_tx: watch::Sender::new(Leadership::default()),
+            followers: Mutex::default(),
             ended_tx: watch::Sender::new(None),
             counters: Counters::default(),
         }
@@ -117,6 +120,10 @@ impl Shared {
 
     pub(crate) fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn followers(&self) -> MutexGuard<'_, Vec<(u64, u64, bool)>> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pins(&self) -> MutexGuard<'_, VecDeque<(Instant, Snapshot)>> {

@@ -34,6 +34,7 @@ pub(crate) enum Kind {
     SnapshotTail = 8,
     Change = 9,
     Peer = 10,
+    Greeting = 11,
     BackupHead = 32,
     BackupTail = 33,
     Draft = 34,

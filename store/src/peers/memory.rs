@@ -54,7 +54,8 @@ struct End {
 }
 
 impl Transport for End {
-    fn begin(&self, requests: WeakSender<Request>) {
+    fn begin(&self, member: u64, requests: WeakSender<Request>) {
+        debug_assert_eq!(member, self.id);
         self.network.state().members.insert(self.id, requests);
     }
 
