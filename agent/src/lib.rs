@@ -28,6 +28,7 @@ mod revision;
 pub mod runtime;
 pub mod server;
 mod teardown;
+pub mod usage;
 pub mod volume;
 
 pub use agent::run;

@@ -129,7 +129,7 @@ fn pids_left_percent() -> Option<u64> {
 }
 
 /// A line of `/proc/meminfo` in bytes.
-fn meminfo(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn meminfo(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)

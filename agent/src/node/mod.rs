@@ -41,6 +41,7 @@ use crate::revision::{Revision, revision_of};
 use crate::runtime::{Image, Runtime, Version, sandbox_image};
 
 pub use machine::Machine;
+pub(crate) use machine::meminfo;
 
 /// How often the lease is renewed while it lasts, so that one lost renewal or
 /// two do not cost the node its pods.

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::images::Images;
 use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
+use crate::usage::Meter;
 use crate::volume::persistent::volumes_dir;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,6 +68,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The folder of this node's local volumes.
     fn volumes_dir(&self) -> &Path;
+
+    /// What the node and its pods use.
+    fn meter(&self) -> &Meter;
 }
 
 /// Finds containers by their labels.
@@ -78,6 +82,7 @@ pub struct Node {
     metrics: Box<dyn Fn() -> String + Send + Sync>,
     images: Images,
     volumes_dir: PathBuf,
+    meter: Meter,
 }
 
 impl Node {
@@ -92,6 +97,7 @@ impl Node {
     ) -> Self {
         Self {
             images: Images::new(runtime.clone()),
+            meter: Meter::new(runtime.clone(), instance, node),
             volumes_dir: PathBuf::new(),
             runtime,
             instance: instance.to_owned(),
@@ -162,6 +168,10 @@ impl Backend for Node {
 
     fn volumes_dir(&self) -> &Path {
         &self.volumes_dir
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
     }
 }
 

@@ -17,6 +17,7 @@ pub mod spdy;
 mod spdy_remote;
 pub mod tls;
 mod upgrade;
+mod usage;
 mod volumes;
 mod websocket;
 
@@ -236,6 +237,8 @@ fn router(backend: Node) -> Router {
         .route("/portForward/{namespace}/{pod}", get(port_forward::serve).post(port_forward::serve))
         .route("/pods", get(async |State(node): State<Node>| Json(node.pods())))
         .route("/metrics", get(async |State(node): State<Node>| node.metrics()))
+        .route("/metrics/resource", get(usage::resources))
+        .route("/stats/summary", get(usage::summary))
         .route("/images", get(images::list).post(images::load).delete(images::remove))
         .route("/localVolumes/{name}", delete(volumes::remove))
         .layer(DefaultBodyLimit::disable())
