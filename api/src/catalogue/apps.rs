@@ -20,6 +20,8 @@ pub(super) const ENTRIES: &[Resource] = &[
         plural: "controllerrevisions",
         singular: "controllerrevision",
         behaviour: &Typed::<k::ControllerRevision> {
+            validate: Some(validation::controller_revision_create),
+            validate_update: Some(validation::controller_revision_update),
             printer: &table::CONTROLLER_REVISION,
             ..Typed::PLAIN
         },

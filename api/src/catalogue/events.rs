@@ -6,6 +6,20 @@ use k8s_openapi::api::events::v1::Event;
 use super::convert::events;
 use super::{Legacy, Resource, Typed};
 
+/// Fields by which events can be selected in this view.
+const FIELDS: &[&str] = &[
+    "reason",
+    "regarding.apiVersion",
+    "regarding.fieldPath",
+    "regarding.kind",
+    "regarding.name",
+    "regarding.namespace",
+    "regarding.resourceVersion",
+    "regarding.uid",
+    "reportingController",
+    "type",
+];
+
 const VIEW: Legacy = Legacy {
     current: ("", "v1", "events"),
     own_type: true,
@@ -21,7 +35,7 @@ pub(super) const ENTRIES: &[Resource] = &[Resource {
     plural: "events",
     singular: "event",
     short_names: &["ev"],
-    behaviour: &Typed::<Event>::PLAIN,
+    behaviour: &Typed::<Event> { selectable: FIELDS, ..Typed::PLAIN },
     legacy: Some(&VIEW),
     ..Resource::BASE
 }];

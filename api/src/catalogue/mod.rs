@@ -208,10 +208,10 @@ impl Resource {
         self.subresources.iter().find(|s| s.name == name)
     }
 
-    /// Whether objects of the kind are kept. Reviews and bindings are not:
-    /// they are answered and forgotten.
+    /// Whether objects of the kind are kept, and so can be watched. Reviews
+    /// and bindings are not: they are answered and forgotten.
     pub fn is_stored(&self) -> bool {
-        self.verbs.contains(&"get") && self.verbs.contains(&"create")
+        self.verbs.contains(&"watch")
     }
 }
 

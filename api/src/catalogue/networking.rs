@@ -83,6 +83,8 @@ pub(super) const ENTRIES: &[Resource] = &[
         namespaced: false,
         subresources: &[status("ServiceCIDR", "networking.k8s.io", "v1")],
         behaviour: &Typed::<k::ServiceCIDR> {
+            validate: Some(validation::service_cidr_create),
+            validate_update: Some(validation::service_cidr_update),
             rules: Rules::FULL,
             printer: &table::SERVICE_CIDR,
             ..Typed::PLAIN

@@ -178,10 +178,13 @@ fn keep_all_but(map: &mut Map<String, Value>, old: &Map<String, Value>, part: &s
     }
     let Some(corner) = corner(part) else { return };
     let wanted = map.get(corner[0]).and_then(|outer| outer.get(corner[1])).cloned();
-    let version = map.get("metadata").and_then(|m| m.get("resourceVersion")).cloned();
+    let given = map.remove("metadata").unwrap_or_default();
     map.clone_from(old);
-    if let Some(version) = version {
-        metadata(map).insert("resourceVersion".into(), version);
+    if matches!(part, "approval" | "finalize") {
+        // As upstream, what people note on the object comes along.
+        map.insert("metadata".into(), given);
+    } else if let Some(version) = given.get("resourceVersion") {
+        metadata(map).insert("resourceVersion".into(), version.clone());
     }
     if let Value::Object(outer) = map.entry(corner[0]).or_insert_with(|| json!({})) {
         match wanted {
@@ -329,6 +332,14 @@ mod tests {
         let spec = json!({"containers": [{"name": "a", "image": "i"}], "ephemeralContainers": [{"name": "d"}]});
         assert_eq!(new["spec"], spec);
 
+        let old = json!({"metadata": {"name": "c", "uid": "u"}, "spec": {"request": "r"}, "status": {"certificate": "x"}});
+        let mut new = json!({"metadata": {"name": "c", "annotations": {"a": "b"}}, "status": {"conditions": [], "certificate": "y"}});
+        update(&mut new, &old, Part::Other("approval"), &Rules::STATUS);
+        assert_eq!(new["metadata"]["annotations"]["a"], "b");
+        assert_eq!(new["spec"], old["spec"]);
+        assert_eq!(new["status"], json!({"conditions": [], "certificate": "x"}));
+
+        let old = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "i"}]}});
         let mut new = json!({"spec": {"containers": [{"name": "a", "image": "x", "resources": {"limits": {"cpu": "1"}}}]}});
         update(&mut new, &old, Part::Other("resize"), &Rules::FULL);
         assert_eq!(new["spec"]["containers"][0]["image"], "i");

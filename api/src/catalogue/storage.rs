@@ -21,6 +21,7 @@ pub(super) const ENTRIES: &[Resource] = &[
         singular: "csidriver",
         namespaced: false,
         behaviour: &Typed::<k::CSIDriver> {
+            validate_update: Some(validation::csi_driver_update),
             default: Some(defaults::csi_driver),
             validate: Some(validation::csi_driver_create),
             rules: Rules::GENERATION,
@@ -34,7 +35,12 @@ pub(super) const ENTRIES: &[Resource] = &[
         plural: "csinodes",
         singular: "csinode",
         namespaced: false,
-        behaviour: &Typed::<k::CSINode> { printer: &table::CSI_NODE, ..Typed::PLAIN },
+        behaviour: &Typed::<k::CSINode> {
+            validate: Some(validation::csi_node_create),
+            validate_update: Some(validation::csi_node_update),
+            printer: &table::CSI_NODE,
+            ..Typed::PLAIN
+        },
         ..STORAGE
     },
     Resource {
@@ -42,6 +48,8 @@ pub(super) const ENTRIES: &[Resource] = &[
         plural: "csistoragecapacities",
         singular: "csistoragecapacity",
         behaviour: &Typed::<k::CSIStorageCapacity> {
+            validate: Some(validation::csi_storage_capacity_create),
+            validate_update: Some(validation::csi_storage_capacity_update),
             printer: &table::CSI_STORAGE_CAPACITY,
             ..Typed::PLAIN
         },
@@ -69,6 +77,8 @@ pub(super) const ENTRIES: &[Resource] = &[
         namespaced: false,
         subresources: &[status("VolumeAttachment", "storage.k8s.io", "v1")],
         behaviour: &Typed::<k::VolumeAttachment> {
+            validate: Some(validation::volume_attachment_create),
+            validate_update: Some(validation::volume_attachment_update),
             rules: Rules::STATUS,
             printer: &table::VOLUME_ATTACHMENT,
             ..Typed::PLAIN
@@ -82,6 +92,8 @@ pub(super) const ENTRIES: &[Resource] = &[
         short_names: &["vac"],
         namespaced: false,
         behaviour: &Typed::<k::VolumeAttributesClass> {
+            validate: Some(validation::volume_attributes_class_create),
+            validate_update: Some(validation::volume_attributes_class_update),
             printer: &table::VOLUME_ATTRIBUTES_CLASS,
             ..Typed::PLAIN
         },

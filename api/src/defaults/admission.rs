@@ -1,8 +1,8 @@
-//! Admission webhooks.
+//! Webhooks and policies of admission.
 
 use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, RuleWithOperations, ValidatingWebhookConfiguration,
-    WebhookClientConfig,
+    MatchResources, MutatingWebhookConfiguration, RuleWithOperations, ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
 
 use super::{fill, fill_nonzero, fill_text};
@@ -29,6 +29,33 @@ pub fn mutating_webhook_configuration(configuration: &mut MutatingWebhookConfigu
         fill(&mut webhook.timeout_seconds, 10);
         fill_text(&mut webhook.reinvocation_policy, "Never");
         shared(&mut webhook.client_config, &mut webhook.rules);
+    }
+}
+
+/// Fills in a ValidatingAdmissionPolicy.
+pub fn validating_admission_policy(policy: &mut ValidatingAdmissionPolicy) {
+    if let Some(spec) = &mut policy.spec {
+        fill_text(&mut spec.failure_policy, "Fail");
+        if let Some(constraints) = &mut spec.match_constraints {
+            match_resources(constraints);
+        }
+    }
+}
+
+/// Fills in a ValidatingAdmissionPolicyBinding.
+pub fn validating_admission_policy_binding(binding: &mut ValidatingAdmissionPolicyBinding) {
+    if let Some(resources) = binding.spec.as_mut().and_then(|spec| spec.match_resources.as_mut()) {
+        match_resources(resources);
+    }
+}
+
+fn match_resources(resources: &mut MatchResources) {
+    fill_text(&mut resources.match_policy, "Equivalent");
+    fill(&mut resources.namespace_selector, Default::default());
+    fill(&mut resources.object_selector, Default::default());
+    let rules = resources.resource_rules.iter_mut().flatten();
+    for rule in rules.chain(resources.exclude_resource_rules.iter_mut().flatten()) {
+        fill_text(&mut rule.scope, "*");
     }
 }
 

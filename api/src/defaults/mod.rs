@@ -11,6 +11,8 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod core;
+mod devices;
+mod flowcontrol;
 mod image;
 mod networking;
 mod pod;
@@ -19,11 +21,16 @@ mod service;
 mod storage;
 mod volume;
 
-pub use self::admission::{mutating_webhook_configuration, validating_webhook_configuration};
+pub use self::admission::{
+    mutating_webhook_configuration, validating_admission_policy,
+    validating_admission_policy_binding, validating_webhook_configuration,
+};
 pub use self::apps::{daemon_set, deployment, replica_set, replication_controller, stateful_set};
 pub use self::autoscaling::{horizontal_pod_autoscaler, horizontal_pod_autoscaler_v1};
 pub use self::batch::{cron_job, job, job_selector};
 pub use self::core::{limit_range, namespace, node, secret};
+pub use self::devices::{resource_claim, resource_claim_template};
+pub use self::flowcontrol::{flow_schema, priority_level_configuration};
 pub use self::networking::{ingress_class, network_policy};
 pub use self::pod::{pod, pod_spec, pod_template, pod_template_object};
 pub use self::rbac::{cluster_role_binding, role_binding};

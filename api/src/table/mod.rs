@@ -24,6 +24,7 @@ pub(crate) use pod::*;
 pub(crate) use storage::*;
 pub use time::human_duration;
 use time::{age, since};
+pub use workload::SCALE;
 pub(crate) use workload::*;
 
 /// How a kind is printed.

@@ -183,6 +183,24 @@ pub(crate) static CONTROLLER_REVISION: Printer = Printer {
     },
 };
 
+/// The `scale` subresource, which every kind has in the same shape.
+pub static SCALE: Printer = Printer {
+    columns: &[
+        NAME,
+        integer("Desired", "Pods that are wanted."),
+        integer("Available", "Pods that were seen."),
+        AGE,
+    ],
+    row: |scale, now| {
+        vec![
+            name(scale),
+            number(&scale["spec"]["replicas"]).into(),
+            number(&scale["status"]["replicas"]).into(),
+            age(scale, now),
+        ]
+    },
+};
+
 pub(crate) static HORIZONTAL_POD_AUTOSCALER: Printer = Printer {
     columns: &[
         NAME,

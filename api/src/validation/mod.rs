@@ -15,13 +15,17 @@ pub mod names;
 pub mod path;
 
 mod access;
+mod admission;
 mod autoscaling;
 mod batch;
 mod cluster;
 mod config;
 mod container;
+mod csi;
+mod devices;
 mod endpoints;
 mod env;
+mod flowcontrol;
 mod networking;
 mod pod;
 mod pod_spec;
@@ -41,6 +45,12 @@ pub use self::access::{
     cluster_role_update, lease_create, lease_update, role_binding_create, role_binding_update,
     role_create, role_update,
 };
+pub use self::admission::{
+    mutating_webhook_configuration_create, mutating_webhook_configuration_update,
+    validating_admission_policy_binding_create, validating_admission_policy_binding_update,
+    validating_admission_policy_create, validating_admission_policy_update,
+    validating_webhook_configuration_create, validating_webhook_configuration_update,
+};
 pub use self::autoscaling::{
     horizontal_pod_autoscaler_create, horizontal_pod_autoscaler_update,
     horizontal_pod_autoscaler_v1_create, horizontal_pod_autoscaler_v1_update, scale,
@@ -51,13 +61,28 @@ pub use self::cluster::{
     namespace_update, node_create, node_update, service_account_create, service_account_update,
 };
 pub use self::config::{config_map_create, config_map_update, secret_create, secret_update};
+pub use self::csi::{
+    csi_driver_update, csi_node_create, csi_node_update, csi_storage_capacity_create,
+    csi_storage_capacity_update, volume_attachment_create, volume_attachment_update,
+    volume_attributes_class_create, volume_attributes_class_update,
+};
+pub use self::devices::{
+    device_class_create, device_class_update, resource_claim_create,
+    resource_claim_template_create, resource_claim_template_update, resource_claim_update,
+    resource_slice_create, resource_slice_update,
+};
 pub use self::endpoints::{
     endpoint_slice_create, endpoint_slice_update, endpoints_create, endpoints_update,
+};
+pub use self::flowcontrol::{
+    flow_schema_create, flow_schema_update, priority_level_configuration_create,
+    priority_level_configuration_update,
 };
 pub use self::meta::{MetaRules, generic_create, generic_update};
 pub use self::networking::{
     ingress_class_create, ingress_class_update, ingress_create, ingress_update, ip_address_create,
-    ip_address_update, network_policy_create, network_policy_update,
+    ip_address_update, network_policy_create, network_policy_update, service_cidr_create,
+    service_cidr_update,
 };
 pub use self::path::{Errors, Path};
 pub use self::pod::{
@@ -75,9 +100,10 @@ pub use self::storage::{
     persistent_volume_create, persistent_volume_update, storage_class_create, storage_class_update,
 };
 pub use self::workload::{
-    daemon_set_create, daemon_set_update, deployment_create, deployment_update, replica_set_create,
-    replica_set_update, replication_controller_create, replication_controller_update,
-    stateful_set_create, stateful_set_update,
+    controller_revision_create, controller_revision_update, daemon_set_create, daemon_set_update,
+    deployment_create, deployment_update, replica_set_create, replica_set_update,
+    replication_controller_create, replication_controller_update, stateful_set_create,
+    stateful_set_update,
 };
 
 #[cfg(test)]

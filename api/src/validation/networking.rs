@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, IPAddress, IPBlock, Ingress, IngressBackend, IngressClass, IngressSpec,
-    NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec, ServiceCIDR,
+    ServiceCIDRSpec,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -367,4 +368,48 @@ pub fn ip_address_update(new: &IPAddress, old: &IPAddress, _part: Part) -> Vec<F
     let (new, old) = (or_default(&new.spec), or_default(&old.spec));
     errors.immutable(&SPEC.child("parentRef"), &new.parent_ref, &old.parent_ref);
     errors.into_vec()
+}
+
+/// Checks a new ServiceCIDR: one range of addresses, or one of each family.
+pub fn service_cidr_create(cidr: &ServiceCIDR) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    object_meta(&mut errors, &cidr.metadata, MetaRules::cluster(names::subdomain_name));
+    service_ranges(&mut errors, &or_default(&cidr.spec));
+    errors.into_vec()
+}
+
+/// Checks an update of a ServiceCIDR: ranges stay, a second one may be added.
+pub fn service_cidr_update(new: &ServiceCIDR, old: &ServiceCIDR, part: Part) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    object_meta_update(&mut errors, &new.metadata, &old.metadata);
+    if part != Part::Main {
+        return errors.into_vec();
+    }
+    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+    service_ranges(&mut errors, &new);
+    let grown = list(&old.cidrs).len() == 1 && list(&new.cidrs).starts_with(list(&old.cidrs));
+    if !grown {
+        errors.immutable(&SPEC.child("cidrs"), &new.cidrs, &old.cidrs);
+    }
+    errors.into_vec()
+}
+
+fn service_ranges(errors: &mut Errors, spec: &ServiceCIDRSpec) {
+    let (cidrs, path) = (list(&spec.cidrs), SPEC.child("cidrs"));
+    if cidrs.is_empty() {
+        errors.required(&path, "at least one CIDR required");
+    }
+    if cidrs.len() > 2 {
+        errors.invalid(&path, json(cidrs), "may only hold up to 2 values");
+    }
+    for (index, cidr) in cidrs.iter().enumerate() {
+        errors.invalid_each(&path.index(index), cidr, names::cidr(cidr));
+    }
+    if let [first, second] = cidrs
+        && first.contains(':') == second.contains(':')
+    {
+        let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and \
+                      2001:db8::/64";
+        errors.invalid(&path, json(cidrs), detail);
+    }
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{
-    DaemonSet, DaemonSetSpec, Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec,
-    RollingUpdateDaemonSet, RollingUpdateDeployment, StatefulSet, StatefulSetSpec,
+    ControllerRevision, DaemonSet, DaemonSetSpec, Deployment, DeploymentSpec, ReplicaSet,
+    ReplicaSetSpec, RollingUpdateDaemonSet, RollingUpdateDeployment, StatefulSet, StatefulSetSpec,
 };
 use k8s_openapi::api::core::v1::{
     PodTemplateSpec, ReplicationController, ReplicationControllerSpec,
@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::meta::{
     MetaRules, label_selector, object_meta, object_meta_update, selector_is_empty, selector_matches,
 };
-use super::path::{Errors, Path, json, list, or_default, text};
+use super::path::{Errors, IMMUTABLE, Path, json, list, or_default, text};
 use super::{names, pod_spec, storage};
 use crate::catalogue::{FieldError, Part};
 
@@ -523,4 +523,31 @@ fn replication_controller_spec(errors: &mut Errors, spec: &ReplicationController
         None => errors.required(&SPEC.child("template"), ""),
         Some(template) => replica_template(errors, template, Some(&selector), spec.replicas),
     }
+}
+
+/// Checks a new ControllerRevision.
+pub fn controller_revision_create(revision: &ControllerRevision) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    object_meta(&mut errors, &revision.metadata, META);
+    if revision.data.is_none() {
+        errors.required(&Path::root("data"), "data is mandatory");
+    }
+    errors.non_negative(&Path::root("revision"), revision.revision);
+    errors.into_vec()
+}
+
+/// Checks an update of a ControllerRevision: what it remembers stays.
+pub fn controller_revision_update(
+    new: &ControllerRevision,
+    old: &ControllerRevision,
+    _part: Part,
+) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    object_meta_update(&mut errors, &new.metadata, &old.metadata);
+    if new.data != old.data {
+        let data = new.data.as_ref().map(json).unwrap_or_default();
+        errors.invalid(&Path::root("data"), data, IMMUTABLE);
+    }
+    errors.non_negative(&Path::root("revision"), new.revision);
+    errors.into_vec()
 }

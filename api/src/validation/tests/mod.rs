@@ -2,9 +2,11 @@
 //! at a time with the errors it must give. Objects are defaulted first, as
 //! they are in the API server.
 
+mod admission;
 mod batch;
 mod cluster;
 mod config;
+mod devices;
 mod manifests;
 mod network;
 mod pod;
