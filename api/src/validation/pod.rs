@@ -356,6 +356,7 @@ fn resize(errors: &mut Errors, new: &PodSpec, old: &PodSpec) {
     let new_init = rest.init_containers.as_deref_mut().unwrap_or_default();
     let pairs = rest.containers.iter_mut().zip(&old.containers);
     for (new, old) in pairs.chain(new_init.iter_mut().zip(list(&old.init_containers))) {
+        kept(errors, new, old, &path);
         restore_resizable(new, old);
     }
     rest.resources.clone_from(&old.resources);
@@ -365,6 +366,24 @@ fn resize(errors: &mut Errors, new: &PodSpec, old: &PodSpec) {
     if resources::qos_class(new) != resources::qos_class(old) {
         let class = resources::qos_class(new);
         errors.invalid(&path, class, "Pod QOS Class may not change as a result of resizing");
+    }
+}
+
+/// An amount may change and be added; the kernel's way back to none is not one
+/// that every runtime knows.
+fn kept(errors: &mut Errors, new: &Container, old: &Container, path: &Path<'_>) {
+    let none = Default::default();
+    let new = new.resources.as_ref().unwrap_or(&none);
+    let old = old.resources.as_ref().unwrap_or(&none);
+    let lists = [("limits", &new.limits, &old.limits), ("requests", &new.requests, &old.requests)];
+    for (what, new, old) in lists {
+        let gone = old.iter().flat_map(|old| old.keys()).any(|name| {
+            matches!(name.as_str(), "cpu" | "memory")
+                && new.as_ref().is_none_or(|new| !new.contains_key(name))
+        });
+        if gone {
+            errors.forbidden(path, format!("resource {what} cannot be removed"));
+        }
     }
 }
 

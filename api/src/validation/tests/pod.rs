@@ -468,7 +468,11 @@ fn subresources_change_their_part() {
             (
                 "/spec/containers/0/resources",
                 json!({}),
-                &["spec: Invalid: Pod QOS Class may not change as a result of resizing"],
+                &[
+                    "spec: Forbidden: resource limits cannot be removed",
+                    "spec: Forbidden: resource requests cannot be removed",
+                    "spec: Invalid: Pod QOS Class may not change as a result of resizing",
+                ],
             ),
             (
                 "/spec/containers/0/image",
