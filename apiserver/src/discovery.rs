@@ -13,6 +13,7 @@ use skiff_api::catalogue::{self, Resource};
 use crate::negotiate::{Form, Output};
 use crate::registry::json_response;
 use crate::status::ApiError;
+use crate::stream::usage;
 
 /// The Kubernetes version whose API is served.
 pub const KUBERNETES_VERSION: &str = "v1.35.0";
@@ -80,10 +81,14 @@ fn group_names() -> Vec<&'static str> {
         .into_iter()
         .map(|(group, _)| group)
         .filter(|group| !group.is_empty())
+        .chain([usage::GROUP])
         .collect()
 }
 
 fn versions(group: &str) -> Vec<&'static str> {
+    if group == usage::GROUP {
+        return vec![usage::VERSION];
+    }
     let groups = catalogue::groups();
     groups
         .into_iter()
@@ -106,9 +111,23 @@ fn of(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
         .filter(move |resource| resource.group == group && resource.version == version)
 }
 
+/// What is measured when asked and not in the catalogue, for nothing is stored.
+fn measured(group: &str, version: &str) -> &'static [(&'static str, &'static str, bool)] {
+    if (group, version) == (usage::GROUP, usage::VERSION) { &usage::RESOURCES } else { &[] }
+}
+
 /// `APIResourceList` of one group and version.
 fn resources(group: &str, version: &str) -> Result<Value, ApiError> {
     let mut list = Vec::new();
+    for (plural, kind, namespaced) in measured(group, version) {
+        list.push(json!({
+            "name": plural,
+            "singularName": "",
+            "namespaced": namespaced,
+            "kind": kind,
+            "verbs": ["get", "list"],
+        }));
+    }
     for resource in of(group, version) {
         let mut entry = json!({
             "name": resource.plural,
@@ -218,33 +237,41 @@ impl Aggregated {
 }
 
 fn aggregated_version(group: &str, version: &str) -> Value {
-    let resources: Vec<Value> = of(group, version)
-        .map(|resource| {
-            let mut entry = json!({
-                "resource": resource.plural,
-                "responseKind": kind(resource.group, resource.version, resource.kind),
-                "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
-                "singularResource": resource.singular,
-                "verbs": resource.verbs,
-            });
-            name_shortly(resource, &mut entry);
-            let subresources: Vec<Value> = resource
-                .subresources
-                .iter()
-                .map(|sub| {
-                    json!({
-                        "subresource": sub.name,
-                        "responseKind": kind(sub.group, sub.version, sub.kind),
-                        "verbs": sub.verbs,
-                    })
-                })
-                .collect();
-            if !subresources.is_empty() {
-                entry["subresources"] = json!(subresources);
-            }
-            entry
+    let measured = measured(group, version).iter().map(|(plural, kind_name, namespaced)| {
+        json!({
+            "resource": plural,
+            "responseKind": kind(group, version, kind_name),
+            "scope": if *namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": "",
+            "verbs": ["get", "list"],
         })
-        .collect();
+    });
+    let stored = of(group, version).map(|resource| {
+        let mut entry = json!({
+            "resource": resource.plural,
+            "responseKind": kind(resource.group, resource.version, resource.kind),
+            "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": resource.singular,
+            "verbs": resource.verbs,
+        });
+        name_shortly(resource, &mut entry);
+        let subresources: Vec<Value> = resource
+            .subresources
+            .iter()
+            .map(|sub| {
+                json!({
+                    "subresource": sub.name,
+                    "responseKind": kind(sub.group, sub.version, sub.kind),
+                    "verbs": sub.verbs,
+                })
+            })
+            .collect();
+        if !subresources.is_empty() {
+            entry["subresources"] = json!(subresources);
+        }
+        entry
+    });
+    let resources: Vec<Value> = measured.chain(stored).collect();
     json!({"version": version, "freshness": "Current", "resources": resources})
 }
 

@@ -17,6 +17,7 @@ use http::{Method, Request, Response, header};
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
+use crate::stream::usage;
 use crate::admission::Notes;
 use crate::authn::{self, Authenticator, Peer};
 use crate::authz::{self, Attributes, Authorizer};
@@ -154,6 +155,10 @@ impl State {
     ) -> Result<Response<Body>, ApiError> {
         if !info.is_resource_request {
             return self.page(&info, &parts).await;
+        }
+        if info.api_group == usage::GROUP {
+            let query = parts.uri.query().unwrap_or_default();
+            return self.registry.streams.usage(&info, query).await;
         }
         let resource = registry::resolve(&info)?;
         let output = Output::negotiate(&parts.headers);

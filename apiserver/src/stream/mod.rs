@@ -1,4 +1,5 @@
-//! Streams to the agents: log, exec, attach, port-forward and proxy.
+//! Streams to the agents: log, exec, attach, port-forward and proxy; and what
+//! the agents measure ([`usage`]).
 //!
 //! `target` reads from pod, node and query where a request goes; `agent`
 //! dials the agent and forwards. An upgraded connection is a tunnel of bytes:
@@ -9,6 +10,7 @@
 mod agent;
 mod proxy;
 mod target;
+pub(crate) mod usage;
 
 use std::sync::Arc;
 

@@ -55,6 +55,8 @@ pub enum Command {
     Expose(ExposeArgs),
     /// Run a pod from an image
     Run(RunArgs),
+    /// Load, list and remove images on the nodes
+    Image(ImageArgs),
     /// Show the versions of client and server
     Version,
     /// Show the kinds that the server knows
@@ -71,6 +73,36 @@ pub struct FileArgs {
     /// Look into folders within folders too
     #[arg(short = 'R', long)]
     pub recursive: bool,
+}
+
+/// `image`.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// Only on this node; may be given several times [default: all that are ready]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub node: Vec<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ImageAction,
+}
+
+/// What `image` does.
+#[derive(Debug, Subcommand)]
+pub enum ImageAction {
+    /// Put the images of a tar of `docker save` on the nodes, `-` for standard input
+    Load {
+        /// The tar
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Show which images are on which nodes
+    Ls,
+    /// Remove images from the nodes
+    Rm {
+        /// Their names
+        #[arg(required = true, value_name = "IMAGE")]
+        names: Vec<String>,
+    },
 }
 
 /// `get`.

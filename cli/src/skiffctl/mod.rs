@@ -18,6 +18,7 @@ mod describe;
 mod exec;
 mod expose;
 mod get;
+mod image;
 mod logs;
 mod rollout;
 mod run;
@@ -94,6 +95,7 @@ async fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollout(args) => rollout::run(&session, args).await?,
         Command::Expose(args) => expose::run(&session, args).await?,
         Command::Run(args) => run::run(&session, args).await?,
+        Command::Image(args) => image::run(&session, args).await?,
         Command::Version => connect::version(&session).await?,
         Command::ApiResources => discover::print(&session).await?,
     }

@@ -102,6 +102,7 @@ fn view() -> Vec<Rule> {
              resourcequotas resourcequotas/status serviceaccounts services services/status",
         ),
         rule(read, "discovery.k8s.io", "endpointslices"),
+        rule("get list", "metrics.k8s.io", "nodes pods"),
         rule(
             read,
             "apps",
