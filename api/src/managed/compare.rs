@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::tree::{Tree, items, members};
+use super::tree::{Member, Tree, items, members};
 use super::{Element, FieldSet};
-use crate::shape::{Field, Shape, Struct};
+use crate::shape::Struct;
 
 /// How two versions of an object differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,13 +95,14 @@ fn of_members(
     }
     let mut children = Vec::new();
     let mut visit = |name: &str, before: Option<&Value>, after: Option<&Value>| {
-        let born = tree.field(name).and_then(born_with);
+        // What a type does not have was refused or dropped before.
+        let Some(member) = tree.member(name) else { return };
+        let born = born_with(member);
         let before = before.or(old.and(born));
         let after = after.or(new.and(born));
-        let below = tree.member(name).unwrap_or(Tree::Any);
-        let changes = walk(before, after, below);
+        let changes = walk(before, after, member.tree);
         if !changes.is_empty() {
-            children.push((tree.element(name), changes));
+            children.push((member.element(name), changes));
         }
     };
     for (name, value) in before.into_iter().flatten() {
@@ -174,12 +175,13 @@ fn take<'a, 'v>(from: &mut &'a [Identified<'v>], element: &Element) -> &'a [Iden
 const BORN: &[&str] =
     &["jobTemplate", "metadata", "spec", "status", "strategy", "template", "updateStrategy"];
 
-fn born_with(field: &Field) -> Option<&'static Value> {
+fn born_with(member: Member) -> Option<&'static Value> {
     static EMPTY: LazyLock<[Value; 2]> =
         LazyLock::new(|| [serde_json::json!({}), serde_json::json!([])]);
-    match field.shape() {
-        Shape::Struct(_) if field.required || BORN.contains(&field.name) => Some(&EMPTY[0]),
-        Shape::List(_) if field.required => Some(&EMPTY[1]),
+    let field = member.field?;
+    match member.tree {
+        Tree::Struct(_) if field.required || BORN.contains(&field.name) => Some(&EMPTY[0]),
+        Tree::Keyed(..) | Tree::Set if field.required => Some(&EMPTY[1]),
         _ => None,
     }
 }

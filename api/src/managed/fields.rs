@@ -15,11 +15,12 @@ fn walk(value: &Value, tree: Tree) -> FieldSet {
     match (tree, value) {
         (Tree::Struct(_) | Tree::Map(_) | Tree::Any, Value::Object(map)) => {
             let children = map.iter().filter_map(|(name, value)| {
-                let mut child = walk(value, tree.member(name)?);
+                let member = tree.member(name)?;
+                let mut child = walk(value, member.tree);
                 let is_void =
                     value.is_null() || value.as_object().is_some_and(|map| map.is_empty());
-                child.member |= is_void || tree.field(name).is_none();
-                Some((tree.element(name), child))
+                child.member |= is_void || member.field.is_none();
+                Some((member.element(name), child))
             });
             FieldSet::node(false, children)
         }

@@ -279,7 +279,7 @@ fn dropped(last: &FieldSet, owned: &FieldSet, shape: Shape) -> FieldSet {
         let children = last.children.iter().map(|(element, last)| {
             let owned = owned.and_then(|owned| owned.child(element));
             let is_field = match element {
-                super::Element::Field(name) => tree.field(name).is_some(),
+                super::Element::Field(name) => tree.member(name).is_some_and(|m| m.field.is_some()),
                 _ => false,
             };
             let has = |set: &FieldSet| set.member || (is_field && !set.children.is_empty());

@@ -23,7 +23,7 @@ fn walk(live: Value, config: &Value, tree: Tree) -> Value {
             Value::Object(new),
         ) => {
             for (name, config) in new {
-                let below = tree.member(name).unwrap_or(Tree::Any);
+                let below = tree.member(name).map_or(Tree::Any, |member| member.tree);
                 let merged = match live.remove(name) {
                     Some(live) => walk(live, config, below),
                     None => config.clone(),

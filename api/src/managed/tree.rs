@@ -38,25 +38,21 @@ impl Tree {
         }
     }
 
-    pub(super) fn of_field(field: &Field) -> Self {
+    fn of_field(field: &Field) -> Self {
         Self::of(field.shape(), field.list_type)
     }
 
-    /// The field of that name, if this is a type that has it.
-    pub(super) fn field(self, name: &str) -> Option<&'static Field> {
+    /// The member of that name; `None` if the type has no such field.
+    pub(super) fn member(self, name: &str) -> Option<Member> {
         match self {
-            Self::Struct(shape) => shape.field(name),
-            _ => None,
-        }
-    }
-
-    /// How the value below a name divides; `None` if the type has no such
-    /// field.
-    pub(super) fn member(self, name: &str) -> Option<Self> {
-        match self {
-            Self::Struct(shape) => shape.field(name).map(Self::of_field),
-            Self::Map(value) => Some(Self::of(value.shape(), ListType::Default)),
-            _ => Some(Self::Any),
+            Self::Struct(shape) => {
+                let field = shape.field(name)?;
+                Some(Member { field: Some(field), tree: Self::of_field(field) })
+            }
+            Self::Map(value) => {
+                Some(Member { field: None, tree: Self::of(value.shape(), ListType::Default) })
+            }
+            _ => Some(Member { field: None, tree: Self::Any }),
         }
     }
 
@@ -71,17 +67,9 @@ impl Tree {
     /// How the value below an element of a path divides.
     pub(super) fn below(self, element: &Element) -> Self {
         match (self, element) {
-            (_, Element::Field(name)) => self.member(name).unwrap_or(Self::Any),
+            (_, Element::Field(name)) => self.member(name).map_or(Self::Any, |m| m.tree),
             _ => self.item(),
         }
-    }
-
-    /// The element for a member called `name`.
-    pub(super) fn element(self, name: &str) -> Element {
-        Element::Field(match self.field(name) {
-            Some(field) => Cow::Borrowed(field.name),
-            None => Cow::Owned(name.to_owned()),
-        })
     }
 
     /// What tells an item of this list from the others, or why nothing does.
@@ -102,6 +90,25 @@ impl Tree {
                 item => Ok(Element::Value(item.to_string())),
             },
         }
+    }
+}
+
+/// A member of an object, found once.
+#[derive(Clone, Copy)]
+pub(super) struct Member {
+    /// The field, if the object's type has one; a map has keys.
+    pub(super) field: Option<&'static Field>,
+    /// How its value divides.
+    pub(super) tree: Tree,
+}
+
+impl Member {
+    /// The element that leads to the member called `name`.
+    pub(super) fn element(self, name: &str) -> Element {
+        Element::Field(match self.field {
+            Some(field) => Cow::Borrowed(field.name),
+            None => Cow::Owned(name.to_owned()),
+        })
     }
 }
 

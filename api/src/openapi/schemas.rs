@@ -174,6 +174,11 @@ fn finish(name: &str, schema: &mut Value, dialect: Dialect) {
     for field in &shape.fields {
         if let Some(Value::Object(property)) = properties.get_mut(field.name) {
             property.extend(extensions(field));
+            if dialect == Dialect::V3
+                && let Some(default) = field.default
+            {
+                property.insert("default".into(), json!(default));
+            }
         }
     }
 }

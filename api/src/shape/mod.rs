@@ -10,7 +10,8 @@ mod canonical;
 mod check;
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::fmt;
+use std::sync::{LazyLock, OnceLock};
 
 pub use canonical::{canonicalize, fill_nulls};
 pub use check::{WrongType, unknown_fields, wrong_type};
@@ -58,7 +59,6 @@ impl Element {
 }
 
 /// An object type.
-#[derive(Debug)]
 pub struct Struct {
     /// Short name, such as `core.v1.Pod`.
     pub name: &'static str,
@@ -66,6 +66,13 @@ pub struct Struct {
     pub atomic: bool,
     /// Its fields, sorted by name.
     pub fields: Vec<Field>,
+}
+
+/// Types refer to each other, some to themselves.
+impl fmt::Debug for Struct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 impl Struct {
@@ -107,12 +114,14 @@ pub struct Field {
     /// What it is where it is left out, if it tells the items of a list apart.
     pub default: Option<&'static str>,
     spec: &'static str,
+    shape: OnceLock<Shape>,
 }
 
 impl Field {
     /// The shape of its value.
     pub fn shape(&self) -> Shape {
-        parse(self.spec)
+        // Objects are walked with every write: the name is looked up once.
+        *self.shape.get_or_init(|| parse(self.spec))
     }
 }
 
@@ -180,6 +189,7 @@ fn field(name: &'static str, mut words: std::str::Split<'static, char>) -> Field
         list_type: ListType::Default,
         default: None,
         spec: words.next().unwrap_or_default(),
+        shape: OnceLock::new(),
     };
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
