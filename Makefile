@@ -4,7 +4,7 @@ SHELL := bash
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help build demo down test lint unit e2e doc bench deps images clean
+.PHONY: help build demo down test lint unit etcd e2e doc bench deps images clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -18,7 +18,7 @@ demo: deps ## Build everything and walk through the guestbook on a new cluster
 down: ## Remove the demo's cluster and prove that nothing is left
 	@scripts/down
 
-test: deps images lint unit e2e doc ## Everything CI checks
+test: deps images lint unit etcd e2e doc ## Everything CI checks
 
 lint: ## Formatting, and clippy with warnings denied
 	$(CARGO) fmt --all --check
@@ -26,6 +26,10 @@ lint: ## Formatting, and clippy with warnings denied
 
 unit: ## Unit and integration tests of every crate but the end-to-end ones
 	$(CARGO) test --workspace --exclude skiff-tests --exclude skiff-bench
+
+etcd: ## The store's and the API server's tests on Debian's etcd-server
+	SKIFF_NEED_ETCD=1 $(CARGO) test -p skiff-store --test store --test etcd
+	SKIFF_NEED_ETCD=1 SKIFF_TEST_STORE=etcd $(CARGO) test -p skiff-apiserver --tests
 
 e2e: build ## End-to-end tests: real binaries, real kubectl, real Docker
 	$(CARGO) test -p skiff-tests -- --test-threads=1

@@ -342,6 +342,8 @@ async fn a_full_server_says_so_except_to_administrators() {
             )
         })
         .collect();
+    // They take their places first: a read that waits for the store has one too.
+    assert!(futures::poll!(futures::StreamExt::next(&mut held)).is_pending());
     let full = async {
         loop {
             let answer =

@@ -14,6 +14,11 @@ use serde_json::{Value, json};
 use skiff_apiserver::user::UserInfo;
 use skiff_apiserver::{ApiServer, Config};
 use skiff_store::Store;
+
+#[path = "../../../store/tests/common/mod.rs"]
+mod etcd;
+
+use etcd::EtcdServer;
 use tower::ServiceExt as _;
 
 /// How long a test waits for anything.
@@ -27,6 +32,7 @@ pub struct Server {
     pub server: ApiServer,
     pub store: Store,
     _dir: tempfile::TempDir,
+    _etcd: Option<EtcdServer>,
 }
 
 /// An answer, read to its end.
@@ -42,7 +48,13 @@ pub async fn start() -> Server {
 }
 
 pub async fn start_with(change: impl FnOnce(Config) -> Config) -> Server {
-    start_on(Store::memory().await.unwrap(), change).await
+    // The whole suite runs on etcd as well: SKIFF_TEST_STORE=etcd.
+    if std::env::var_os("SKIFF_TEST_STORE").is_none_or(|store| store != "etcd") {
+        return start_on(Store::memory().await.unwrap(), change).await;
+    }
+    let etcd = EtcdServer::start();
+    let server = start_on(etcd.store().await, change).await;
+    Server { _etcd: Some(etcd), ..server }
 }
 
 pub async fn start_on(store: Store, change: impl FnOnce(Config) -> Config) -> Server {
@@ -51,7 +63,7 @@ pub async fn start_on(store: Store, change: impl FnOnce(Config) -> Config) -> Se
     let config = change(Config::new(dir.path(), bind, IpAddr::V4(ADVERTISED)));
     let server = skiff_apiserver::start(config, store.clone()).await.unwrap();
     // Pods need the account that a controller makes; there is none here.
-    let server = Server { server, store, _dir: dir };
+    let server = Server { server, store, _dir: dir, _etcd: None };
     let account = json!({"metadata": {"name": "default"}});
     server.post("/api/v1/namespaces/default/serviceaccounts", account).await.expect(201);
     server

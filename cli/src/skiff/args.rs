@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 
+use super::etcd_url::EtcdUrl;
+
 /// A small Kubernetes in one program.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, disable_help_subcommand = true, args_override_self = true)]
@@ -79,6 +81,27 @@ pub struct ClusterArgs {
     /// Further names and addresses that the server's certificate carries
     #[arg(long, value_name = "NAME", env = "SKIFF_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
+    /// The store's flags.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Where the cluster's state is kept.
+#[derive(Debug, Clone, Default, Args)]
+pub struct StoreArgs {
+    /// An etcd cluster, as etcd://HOST:PORT[,HOST:PORT…] [default: the data directory]
+    #[arg(long, value_name = "URL", env = "SKIFF_STORE")]
+    pub store: Option<EtcdUrl>,
+    /// Authority of etcd's certificate; with it, etcd is spoken to over TLS
+    #[arg(long, value_name = "FILE", env = "SKIFF_ETCD_CAFILE", requires = "store")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate to show to etcd
+    #[arg(long, value_name = "FILE", env = "SKIFF_ETCD_CERTFILE",
+          requires_all = ["etcd_cafile", "etcd_keyfile"])]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", env = "SKIFF_ETCD_KEYFILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
 }
 
 /// What shapes a node.

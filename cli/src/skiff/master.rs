@@ -8,13 +8,14 @@ use anyhow::Context;
 use kube::Client;
 use skiff_apiserver::ApiServer;
 use skiff_apiserver::user::UserInfo;
-use skiff_store::{Leadership, Store, StoreConfig};
+use skiff_store::{Leadership, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::args::{ClusterArgs, CommonArgs};
 use super::cluster_info::{self, ClusterInfo};
+use super::etcd_url::open_store;
 use super::supervise::Supervisor;
 
 /// A running master.
@@ -49,7 +50,7 @@ impl Master {
         config.validate()?;
         let sealing_key = skiff_apiserver::pki::sealing_key(data_dir)
             .context("cannot read the key that seals secrets")?;
-        let store = Store::open(StoreConfig::new(data_dir.join("store"), sealing_key)).await?;
+        let store = open_store(data_dir, sealing_key, &cluster.store).await?;
         let (failing, cancel) = (store.clone(), supervisor.cancel.clone());
         supervisor.spawn("store", async move {
             tokio::select! {

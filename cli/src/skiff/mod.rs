@@ -13,6 +13,7 @@ mod agent;
 mod server;
 
 mod cluster_info;
+pub mod etcd_url;
 mod master;
 mod node;
 

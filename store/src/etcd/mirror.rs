@@ -33,8 +33,8 @@ const PAGE: i64 = 500;
 /// How long to wait before etcd is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How often a revision is marked with its time.
-const MARK_EVERY: Duration = Duration::from_secs(30);
+/// Revisions marked with their time in one window.
+const MARKS: u32 = 10;
 
 /// See the module.
 pub(super) struct Mirror {
@@ -230,7 +230,7 @@ impl Mirror {
     /// Has etcd forget what is older than the window, if we lead.
     async fn compact(&mut self) -> Result<(), CallError> {
         let now = self.started.elapsed();
-        if self.marks.back().is_none_or(|(at, _)| now - *at >= MARK_EVERY) {
+        if self.marks.back().is_none_or(|(at, _)| now - *at >= self.window / MARKS) {
             self.marks.push_back((now, self.machine.revision()));
         }
         let mut past = None;

@@ -479,21 +479,23 @@ async fn check_format(client: &Client, sealer: &Sealer) -> Result<(), StoreError
         _ => None,
     });
     let found = found.map_or(String::new(), |kv| String::from_utf8_lossy(&kv.value).into_owned());
+    judge_format(&found, &expected, &client.prefix)
+}
+
+/// Accepts what etcd holds, or says what is wrong with it.
+fn judge_format(found: &str, expected: &str, prefix: &str) -> Result<(), StoreError> {
     let fields: Vec<_> = found.split(' ').collect();
     match fields[..] {
         _ if found == expected => Ok(()),
         ["skiff-store", version, _] if version == FORMAT.to_string() => Err(StoreError::Invalid(
-            format!("what etcd holds under {} was made with another sealing key", client.prefix),
+            format!("what etcd holds under {} was made with another sealing key", prefix),
         )),
         ["skiff-store", version, _] => Err(StoreError::Invalid(format!(
             "what etcd holds under {} has format {version}, this program reads format {FORMAT}: \
              use the program that wrote it",
-            client.prefix
+            prefix
         ))),
-        _ => Err(StoreError::Invalid(format!(
-            "what etcd holds under {} is not of Skiff",
-            client.prefix
-        ))),
+        _ => Err(StoreError::Invalid(format!("what etcd holds under {} is not of Skiff", prefix))),
     }
 }
 
@@ -533,4 +535,30 @@ fn client_config(tls: &EtcdTls) -> Result<Arc<rustls::ClientConfig>, StoreError>
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_accepted_or_named() {
+        let cases = [
+            ("skiff-store 1 00ff", None),
+            ("skiff-store 1 00fe", Some("another sealing key")),
+            ("skiff-store 2 00ff", Some("has format 2, this program reads format 1")),
+            ("something else", Some("not of Skiff")),
+            ("", Some("not of Skiff")),
+        ];
+        for (found, expected) in cases {
+            let judged = judge_format(found, "skiff-store 1 00ff", "/skiff");
+            match (judged, expected) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) => {
+                    assert!(error.to_string().contains(words), "{found}: {error}");
+                }
+                (judged, _) => panic!("{found}: {judged:?}"),
+            }
+        }
+    }
 }

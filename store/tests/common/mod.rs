@@ -37,16 +37,35 @@ fn free_address() -> String {
 
 impl EtcdServer {
     pub fn start() -> Self {
-        Self::start_with(&free_address(), "http", &[])
+        Self::start_with("http", &[])
     }
 
-    /// Starts etcd at `endpoint` with further flags.
-    pub fn start_with(endpoint: &str, scheme: &str, flags: &[&str]) -> Self {
+    /// Starts an etcd that speaks TLS, with the flags that say how.
+    pub fn start_tls(flags: &[&str]) -> Self {
+        Self::start_with("https", flags)
+    }
+
+    fn start_with(scheme: &str, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let process = spawn(dir.path(), endpoint, scheme, flags);
-        let mut server = Self { process, endpoint: endpoint.to_owned(), dir };
+        let endpoint = free_address();
+        let process = spawn(dir.path(), &endpoint, scheme, flags);
+        let mut server = Self { process, endpoint, dir };
         server.wait();
         server
+    }
+
+    /// Whether any of its files holds these bytes.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        fn search(dir: &std::path::Path, bytes: &[u8]) -> bool {
+            std::fs::read_dir(dir).unwrap().any(|file| {
+                let path = file.unwrap().path();
+                if path.is_dir() {
+                    return search(&path, bytes);
+                }
+                memchr::memmem::find(&std::fs::read(path).unwrap(), bytes).is_some()
+            })
+        }
+        search(self.dir.path(), bytes)
     }
 
     /// Kills it without warning and starts it again on the same data.
