@@ -137,6 +137,9 @@ pub struct GetArgs {
     /// Show all labels in a last column
     #[arg(long)]
     pub show_labels: bool,
+    /// With -o json or yaml: show who manages which field
+    #[arg(long)]
+    pub show_managed_fields: bool,
     /// Show these labels in columns of their own
     #[arg(short = 'L', long, value_delimiter = ',')]
     pub label_columns: Vec<String>,

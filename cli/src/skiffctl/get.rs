@@ -16,7 +16,8 @@ use super::{manifest, output::cell};
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 pub(super) async fn run(session: &Session, args: GetArgs) -> anyhow::Result<()> {
-    let format = Format::parse(args.output.as_deref())?;
+    let format =
+        Format::parse(args.output.as_deref())?.with_managed_fields(args.show_managed_fields);
     let targets = targets(session, &args).await?;
     if args.watch || args.watch_only {
         return watch(session, &args, &format, &targets).await;

@@ -13,8 +13,13 @@ pub(super) enum Format {
         /// With the columns of low priority too.
         wide: bool,
     },
-    Json,
-    Yaml,
+    /// Objects as they are; `whole` ones with their managed fields.
+    Json {
+        whole: bool,
+    },
+    Yaml {
+        whole: bool,
+    },
     Name,
     JsonPath(Template),
     /// Headers and paths.
@@ -29,8 +34,8 @@ impl Format {
         let (name, argument) = output.split_once('=').unwrap_or((output, ""));
         Ok(match name {
             "wide" => Self::Table { wide: true },
-            "json" => Self::Json,
-            "yaml" => Self::Yaml,
+            "json" => Self::Json { whole: false },
+            "yaml" => Self::Yaml { whole: false },
             "name" => Self::Name,
             "jsonpath" => Self::JsonPath(Template::parse(argument)?),
             "custom-columns" => Self::Columns(custom_columns(argument)?),
@@ -40,8 +45,20 @@ impl Format {
         })
     }
 
+    /// Keeps managed fields, which hide what one looks for, if `shown`.
+    pub(super) fn with_managed_fields(self, shown: bool) -> Self {
+        match self {
+            Self::Json { .. } => Self::Json { whole: shown },
+            Self::Yaml { .. } => Self::Yaml { whole: shown },
+            other => other,
+        }
+    }
+
     /// Prints objects; one alone as itself, more as a list.
-    pub(super) fn print(&self, objects: Vec<(Kind, Value)>, alone: bool) -> anyhow::Result<()> {
+    pub(super) fn print(&self, mut objects: Vec<(Kind, Value)>, alone: bool) -> anyhow::Result<()> {
+        if matches!(self, Self::Json { whole: false } | Self::Yaml { whole: false }) {
+            objects.iter_mut().for_each(|(_, object)| hide_managed_fields(object));
+        }
         match self {
             Self::Table { .. } => bail!("tables come from the server"),
             Self::Name => {
@@ -67,11 +84,19 @@ impl Format {
                 }
                 print!("{}", columns(&rows));
             }
-            Self::Json => println!("{}", serde_json::to_string_pretty(&document(objects, alone))?),
-            Self::Yaml => print!("{}", serde_yaml::to_string(&document(objects, alone))?),
+            Self::Json { .. } => {
+                println!("{}", serde_json::to_string_pretty(&document(objects, alone))?)
+            }
+            Self::Yaml { .. } => print!("{}", serde_yaml::to_string(&document(objects, alone))?),
             Self::JsonPath(template) => print!("{}", template.render(&document(objects, alone))?),
         }
         Ok(())
+    }
+}
+
+fn hide_managed_fields(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
     }
 }
 
@@ -148,6 +173,15 @@ mod tests {
             vec!["b".into(), String::new()],
         ];
         assert_eq!(columns(&rows), "NAME          AGE\na-long-name   5m\nb\n");
+    }
+
+    #[test]
+    fn managed_fields_are_hidden() {
+        let mut object = json!({"metadata": {"name": "a", "managedFields": [{}]}});
+        hide_managed_fields(&mut object);
+        assert_eq!(object, json!({"metadata": {"name": "a"}}));
+        let shown = Format::parse(Some("yaml")).unwrap().with_managed_fields(true);
+        assert!(matches!(shown, Format::Yaml { whole: true }));
     }
 
     #[test]
