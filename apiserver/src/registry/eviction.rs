@@ -95,6 +95,8 @@ impl Registry {
                 (asked.resource, asked.stored) = (kind, kind);
                 asked.info.subresource = "status".to_owned();
                 asked.options.dry_run |= options.dry_run;
+                // The budget's status is the server's, whoever evicts.
+                asked.options.field_manager = "kube-apiserver".to_owned();
                 let at = object::timestamp(Timestamp::now());
                 let take = |old: &Value, _: &_| take(old, name, &at);
                 self.replace(&asked, &budget, Part::Status, take).await?;
