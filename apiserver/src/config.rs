@@ -27,10 +27,12 @@ pub struct Config {
     pub cluster_domain: String,
     /// Ports handed out to NodePort services. Default 30000–32767.
     pub node_port_range: RangeInclusive<u16>,
-    /// Requests being served at once, watches and streams not counted; more
-    /// are answered 429. Default 600, as upstream's read and write limits
-    /// together.
-    pub max_in_flight: usize,
+    /// Requests that read being served at once, watches and streams not
+    /// counted; more are answered 429. Default 400, as upstream.
+    pub max_reading: usize,
+    /// Requests that write being served at once; more are answered 429.
+    /// Default 200, as upstream.
+    pub max_writing: usize,
     /// After this a request that is no watch or stream is answered 504.
     /// Default 60 s.
     pub request_timeout: Duration,
@@ -40,6 +42,11 @@ pub struct Config {
     /// A client that takes nothing of its answer for this long is cut off;
     /// tunnels are not. Default 60 s.
     pub write_timeout: Duration,
+    /// The audit policy (`audit.k8s.io/v1`). Default none: nothing is audited.
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where audit events are appended, `-` for the standard output. Goes
+    /// together with the policy.
+    pub audit_log_path: Option<PathBuf>,
 }
 
 /// A configuration that cannot work.
@@ -51,6 +58,9 @@ pub enum ConfigError {
     /// The node-port range is empty or starts in the privileged ports.
     #[error("node ports {0}-{1} are not a usable range")]
     NodePorts(u16, u16),
+    /// Half of what an audit log takes.
+    #[error("an audit log takes both a policy file and a log path")]
+    Audit,
 }
 
 impl Config {
@@ -66,10 +76,13 @@ impl Config {
             service_cidr: IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
             cluster_domain: "cluster.local".to_owned(),
             node_port_range: 30000..=32767,
-            max_in_flight: 600,
+            max_reading: 400,
+            max_writing: 200,
             request_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
+            audit_policy_file: None,
+            audit_log_path: None,
         }
     }
 
@@ -89,6 +102,9 @@ impl Config {
         let (first, last) = (*self.node_port_range.start(), *self.node_port_range.end());
         if first < 1024 || first > last {
             return Err(ConfigError::NodePorts(first, last));
+        }
+        if self.audit_policy_file.is_some() != self.audit_log_path.is_some() {
+            return Err(ConfigError::Audit);
         }
         Ok(())
     }
@@ -126,6 +142,8 @@ mod tests {
         assert!(small.validate().is_err());
         let overlap = Config { service_cidr: "10.244.8.0/24".parse().unwrap(), ..good.clone() };
         assert!(overlap.validate().is_err());
+        let half = Config { audit_log_path: Some("-".into()), ..good.clone() };
+        assert_eq!(half.validate(), Err(ConfigError::Audit));
         let ports = Config { node_port_range: 80..=90, ..good };
         assert_eq!(ports.validate(), Err(ConfigError::NodePorts(80, 90)));
     }

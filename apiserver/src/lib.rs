@@ -19,6 +19,7 @@ pub mod status;
 pub mod user;
 
 pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod pki;
@@ -32,6 +33,8 @@ mod registry;
 mod client;
 mod compress;
 mod discovery;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod health;
 pub mod join;
 mod metrics;

@@ -7,6 +7,7 @@
 //! period is cut off.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use crate::audit::ClientAddress;
 use crate::authn::Peer;
 use crate::patience::Patient;
 use crate::pki::Pki;
@@ -78,7 +80,9 @@ pub(crate) async fn run(
                 let (tls, service, pki, cancel) =
                     (tls.clone(), service.clone(), Arc::clone(&pki), cancel.clone());
                 connections.spawn(async move {
-                    if let Err(error) = serve(socket, tls, service, &pki, limits, cancel).await {
+                    if let Err(error) =
+                        serve(socket, client, tls, service, &pki, limits, cancel).await
+                    {
                         // Clients hang up at any time; that is their right.
                         tracing::debug!(%client, %error, "connection ended");
                     }
@@ -101,6 +105,7 @@ pub(crate) async fn run(
 
 async fn serve(
     socket: TcpStream,
+    client: SocketAddr,
     tls: TlsAcceptor,
     service: ApiService,
     pki: &Pki,
@@ -118,6 +123,7 @@ async fn serve(
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&peer));
+        request.extensions_mut().insert(ClientAddress(client.ip().to_canonical()));
         let (answer, tunnel) = (service.clone().call(request), tunnel.clone());
         async move {
             let response = answer.await?;

@@ -13,12 +13,12 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::body::Body;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
-use crate::stream::usage;
 use crate::admission::Notes;
+use crate::audit::{Audit, Trail};
 use crate::authn::{self, Authenticator, Peer};
 use crate::authz::{self, Attributes, Authorizer};
 use crate::backup;
@@ -26,12 +26,14 @@ use crate::compress;
 use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::health::Health;
+use crate::members;
 use crate::metrics::Metrics;
 use crate::negotiate::Output;
 use crate::openapi::Documents;
 use crate::registry::{self, Call, Options, Registry};
 use crate::request_info::RequestInfo;
 use crate::status::ApiError;
+use crate::stream::usage;
 use crate::user::UserInfo;
 
 /// Everything a request may need.
@@ -44,13 +46,24 @@ pub(crate) struct State {
     pub(crate) documents: Documents,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
-    /// Room for requests that end by themselves.
-    pub(crate) in_flight: Semaphore,
+    /// Room for requests that read and end by themselves.
+    pub(crate) reading: Semaphore,
+    /// Room for requests that write.
+    pub(crate) writing: Semaphore,
+    /// Who did what, if somebody wants to know.
+    pub(crate) audit: Option<Arc<Audit>>,
 }
 
 /// The tower service. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiService(pub(crate) Arc<State>);
+
+impl ApiService {
+    /// A client that acts as `user` without a connection.
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        crate::client::client(self.clone(), user)
+    }
+}
 
 impl tower::Service<Request<Body>> for ApiService {
     type Response = Response<Body>;
@@ -76,9 +89,20 @@ impl State {
         let running = self.metrics.begin(&info);
         let head = *request.method() == Method::HEAD;
         let gzip = crate::negotiate::accepts_gzip(request.headers());
+        let upgrades = crate::stream::is_upgrade(request.headers());
 
-        let answered = self.answer(info, request).instrument(span).await;
+        let notes = Arc::new(Notes::default());
+        let mut trail = self.audit.as_ref().map(|audit| Trail::begin(audit, &info, &request));
+        let answered = self.answer(info, request, &notes, trail.as_mut()).instrument(span).await;
         let mut response = answered.unwrap_or_else(ApiError::into_response);
+        if let Some(trail) = trail {
+            response = trail.answered(response, &notes).await;
+        }
+        if upgrades && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // What the client sent in advance was meant for the tunnel.
+            let close = header::HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         response
             .headers_mut()
             .entry(header::CACHE_CONTROL)
@@ -98,52 +122,74 @@ impl State {
         self: &Arc<Self>,
         info: RequestInfo,
         request: Request<Body>,
+        notes: &Arc<Notes>,
+        mut trail: Option<&mut Trail>,
     ) -> Result<Response<Body>, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let user = self.user(&mut parts).await?;
-        self.authorizer.require(&Attributes::new(&user, &info)).await?;
-        if opens_a_shell(&info) {
-            // A WebSocket can only begin with GET, and reading a pod must not
-            // be enough to act in it.
-            let create = Attributes { verb: "create", ..Attributes::new(&user, &info) };
-            self.authorizer.require(&create).await?;
+        let asking = self.authenticate(&mut parts)?;
+        let known = trail.as_ref().map(|_| asking.clone());
+        let user =
+            authn::impersonation::impersonate(&self.authorizer, asking, &parts.headers).await;
+        if let (Some(trail), Some(asking)) = (&mut trail, known) {
+            let acting = user.as_ref().unwrap_or(&asking).clone();
+            trail.received(asking, &acting, is_long_running(&info));
         }
+        let user = user?;
+        let allowed = self.authorize(&user, &info).await;
+        if let Some(trail) = &mut trail {
+            trail.decided(allowed.is_ok());
+        }
+        allowed?;
 
         if is_long_running(&info) {
-            return self.dispatch(info, user, parts, body).await;
+            return self.dispatch(info, user, parts, body, notes).await;
         }
         // As upstream, a crowd cannot lock the administrators out.
         let _permit = if user.in_group(authz::MASTERS) {
             None
         } else {
-            let permit = self.in_flight.try_acquire().map_err(|_| {
+            let reads = matches!(info.verb, "get" | "list" | "head");
+            let room = if reads { &self.reading } else { &self.writing };
+            let permit = room.try_acquire().map_err(|_| {
                 self.metrics.rejected.inc();
                 ApiError::too_many("Too many requests, please try again later.", 1)
             })?;
             Some(permit)
         };
-        let limit = self.config.request_timeout;
-        tokio::time::timeout(limit, self.dispatch(info, user, parts, body)).await.unwrap_or_else(
-            |_| {
-                Err(ApiError::timeout(
-                    "request did not complete within requested timeout - context deadline exceeded",
-                ))
-            },
-        )
+        let served = async {
+            let body = match trail {
+                Some(trail) => trail.requested(&parts.headers, body).await?,
+                None => body,
+            };
+            self.dispatch(info, user, parts, body, notes).await
+        };
+        tokio::time::timeout(self.config.request_timeout, served).await.unwrap_or_else(|_| {
+            Err(ApiError::timeout(
+                "request did not complete within requested timeout - context deadline exceeded",
+            ))
+        })
+    }
+
+    async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), ApiError> {
+        self.authorizer.require(&Attributes::new(user, info)).await?;
+        if opens_a_shell(info) {
+            // A WebSocket can only begin with GET, and reading a pod must not
+            // be enough to act in it.
+            let create = Attributes { verb: "create", ..Attributes::new(user, info) };
+            self.authorizer.require(&create).await?;
+        }
+        Ok(())
     }
 
     /// Who asks. The in-process client says so in the extensions, which no
     /// connection can set.
-    async fn user(&self, parts: &mut http::request::Parts) -> Result<UserInfo, ApiError> {
-        let user = match parts.extensions.remove::<UserInfo>() {
-            Some(user) => user,
-            None => {
-                let unknown = Peer::Unknown;
-                let peer = parts.extensions.get::<Arc<Peer>>().map_or(&unknown, |peer| &**peer);
-                self.authenticator.authenticate(&parts.headers, peer)?
-            }
-        };
-        authn::impersonation::impersonate(&self.authorizer, user, &parts.headers).await
+    fn authenticate(&self, parts: &mut http::request::Parts) -> Result<UserInfo, ApiError> {
+        if let Some(user) = parts.extensions.remove::<UserInfo>() {
+            return Ok(user);
+        }
+        let unknown = Peer::Unknown;
+        let peer = parts.extensions.get::<Arc<Peer>>().map_or(&unknown, |peer| &**peer);
+        self.authenticator.authenticate(&parts.headers, peer)
     }
 
     async fn dispatch(
@@ -152,9 +198,10 @@ impl State {
         user: UserInfo,
         mut parts: http::request::Parts,
         body: Body,
+        notes: &Arc<Notes>,
     ) -> Result<Response<Body>, ApiError> {
         if !info.is_resource_request {
-            return self.page(&info, &parts).await;
+            return self.page(&info, &parts, body).await;
         }
         if info.api_group == usage::GROUP {
             let query = parts.uri.query().unwrap_or_default();
@@ -175,16 +222,16 @@ impl State {
             std::mem::take(&mut parts.headers)
         };
         let stored = resource.stored();
-        let notes = Arc::new(Notes::default());
-        let noted = Arc::clone(&notes);
-        let call = Call { info, user, resource, stored, options, output, headers, notes };
         if let Some(warning) = resource.legacy.and_then(|legacy| legacy.warning) {
-            noted.warn(warning);
+            notes.warn(warning);
         }
+        let notes_of_call = Arc::clone(notes);
+        let call =
+            Call { info, user, resource, stored, options, output, headers, notes: notes_of_call };
         let served = self.registry.serve(call, parts, body).await;
         // Who is refused hears the warnings too.
         let mut response = served.unwrap_or_else(ApiError::into_response);
-        registry::warn(response.headers_mut(), &noted.warnings());
+        registry::warn(response.headers_mut(), &notes.warnings());
         Ok(response)
     }
 
@@ -193,8 +240,14 @@ impl State {
         &self,
         info: &RequestInfo,
         parts: &http::request::Parts,
+        body: Body,
     ) -> Result<Response<Body>, ApiError> {
         let path = info.path.trim_end_matches('/');
+        let store = &self.registry.store;
+        if let Some(answer) = members::answer(&parts.method, path, body, store, &self.config).await
+        {
+            return answer;
+        }
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             return Err(ApiError::method_not_allowed());
         }

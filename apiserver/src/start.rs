@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Chain;
 use crate::allocate::Allocator;
+use crate::audit::{Audit, AuditError};
 use crate::authn::Authenticator;
 use crate::authn::objects::Objects;
 use crate::authz::live::Live;
@@ -35,6 +36,9 @@ pub enum StartError {
     /// The configuration cannot work.
     #[error("the API server's configuration cannot work")]
     Config(#[from] ConfigError),
+    /// There can be no audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Certificates or keys cannot be read or made.
     #[error("certificates and keys in {dir} cannot be used")]
     Pki {
@@ -73,6 +77,10 @@ pub struct ApiServer {
 /// cluster's first objects are there.
 pub async fn start(config: Config, store: skiff_store::Store) -> Result<ApiServer, StartError> {
     config.validate()?;
+    let audit = match (&config.audit_policy_file, &config.audit_log_path) {
+        (Some(policy), Some(log)) => Some(Arc::new(Audit::open(policy, log)?)),
+        _ => None,
+    };
     let keys = |source| StartError::Pki { dir: config.data_dir.clone(), source };
     let pki = Pki::open(PkiConfig {
         data_dir: config.data_dir.clone(),
@@ -115,7 +123,9 @@ pub async fn start(config: Config, store: skiff_store::Store) -> Result<ApiServe
         documents: Documents::default(),
         health: Health::default(),
         metrics: Metrics::new()?,
-        in_flight: Semaphore::new(config.max_in_flight),
+        reading: Semaphore::new(config.max_reading),
+        writing: Semaphore::new(config.max_writing),
+        audit,
         config,
     }));
 

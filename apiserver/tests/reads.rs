@@ -318,7 +318,7 @@ async fn pages_beside_the_resources() {
 
 #[tokio::test]
 async fn a_full_server_says_so_except_to_administrators() {
-    let server = start_with(|config| skiff_apiserver::Config { max_in_flight: 4, ..config }).await;
+    let server = start_with(|config| skiff_apiserver::Config { max_writing: 4, ..config }).await;
     let worker = || UserInfo::new("worker", []);
     let binding = json!({
         "metadata": {"name": "worker"},
@@ -346,8 +346,9 @@ async fn a_full_server_says_so_except_to_administrators() {
     assert!(futures::poll!(futures::StreamExt::next(&mut held)).is_pending());
     let full = async {
         loop {
-            let answer =
-                server.send_as(worker(), Method::GET, MAPS, &[], axum::body::Body::empty()).await;
+            let answer = server
+                .send_as(worker(), Method::DELETE, MAPS, &[], axum::body::Body::empty())
+                .await;
             if answer.code == 429 {
                 return answer;
             }
@@ -360,5 +361,8 @@ async fn a_full_server_says_so_except_to_administrators() {
     };
     assert_eq!(answer.headers["retry-after"], "1");
     assert_eq!(answer.body["reason"], "TooManyRequests");
-    server.get(MAPS).await.expect(200);
+    assert_eq!(answer.body["details"]["retryAfterSeconds"], 1);
+    // There is room for those who only read, and for administrators.
+    server.send_as(worker(), Method::GET, MAPS, &[], axum::body::Body::empty()).await.expect(200);
+    server.post(MAPS, common::configmap("by-admin")).await.expect(201);
 }

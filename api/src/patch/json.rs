@@ -12,6 +12,9 @@ use super::PatchError;
 pub const MAX_OPERATIONS: usize = 10_000;
 /// Bytes that all `copy` operations of a patch may add up to.
 const MAX_COPIED: usize = 3 << 20;
+/// Values that all operations of a patch may look at or push aside: moves have
+/// to measure what they move, and a list makes room for what comes in front.
+const MAX_TOUCHED: usize = 2_000_000;
 /// Levels of nesting that a patch may lead to. Twice what a parsed document
 /// has, and far from what recursion over a document can take.
 const MAX_DEPTH: usize = 256;
@@ -27,27 +30,61 @@ pub fn apply_json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     let Patch(operations) = serde::Deserialize::deserialize(patch)
         .map_err(|err| PatchError::Malformed(format!("error decoding JSON patch: {err}")))?;
-    let mut copied = 0;
+    let mut spent = Spent::default();
     for operation in operations {
-        check(object, &operation, &mut copied)?;
+        spent.touched += shifted(object, &operation);
+        check(object, &operation, &mut spent)?;
+        if spent.touched > MAX_TOUCHED {
+            return Err(PatchError::TooLarge(
+                "the operations of the JSON patch move too much".to_owned(),
+            ));
+        }
         json_patch::patch(object, &[operation])
             .map_err(|err| PatchError::Unprocessable(format!("JSON patch: {err}")))?;
     }
     Ok(())
 }
 
-fn check(object: &Value, operation: &PatchOperation, copied: &mut usize) -> Result<(), PatchError> {
+/// What the operations of a patch have cost so far.
+#[derive(Default)]
+struct Spent {
+    /// Bytes copied.
+    copied: usize,
+    /// Values looked at or pushed aside.
+    touched: usize,
+}
+
+/// How many items of a list an operation pushes aside.
+fn shifted(object: &Value, operation: &PatchOperation) -> usize {
+    let behind = |at: &Pointer| {
+        let Some((list, index)) = at.split_back() else { return 0 };
+        let Ok(Value::Array(items)) = list.resolve(object) else { return 0 };
+        let index = index.decoded().parse().unwrap_or(items.len());
+        items.len().saturating_sub(index)
+    };
+    match operation {
+        PatchOperation::Add(add) => behind(&add.path),
+        PatchOperation::Remove(remove) => behind(&remove.path),
+        PatchOperation::Copy(copy) => behind(&copy.path),
+        PatchOperation::Move(r#move) => behind(&r#move.from) + behind(&r#move.path),
+        PatchOperation::Replace(_) | PatchOperation::Test(_) => 0,
+    }
+}
+
+fn check(object: &Value, operation: &PatchOperation, spent: &mut Spent) -> Result<(), PatchError> {
     let deep = |at: &Pointer, value: &Value| at.count() + depth(value) > MAX_DEPTH;
     let too_deep = match operation {
         PatchOperation::Add(add) => deep(&add.path, &add.value),
         PatchOperation::Replace(replace) => deep(&replace.path, &replace.value),
         PatchOperation::Move(r#move) => {
-            r#move.from.resolve(object).is_ok_and(|value| deep(&r#move.path, value))
+            let Ok(value) = r#move.from.resolve(object) else { return Ok(()) };
+            spent.touched += count(value);
+            deep(&r#move.path, value)
         }
         PatchOperation::Copy(copy) => {
             let Ok(value) = copy.from.resolve(object) else { return Ok(()) };
-            *copied += size(value);
-            if *copied > MAX_COPIED {
+            spent.copied += size(value);
+            if spent.copied > MAX_COPIED {
                 return Err(PatchError::TooLarge(format!(
                     "the copy operations of the JSON patch exceed {MAX_COPIED} bytes"
                 )));
@@ -69,6 +106,14 @@ fn depth(value: &Value) -> usize {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
         _ => 0,
+    }
+}
+
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Value::Object(map) => 1 + map.values().map(count).sum::<usize>(),
+        _ => 1,
     }
 }
 
@@ -118,6 +163,13 @@ mod tests {
                 ]
             })
             .collect();
+        let shifting = vec![json!({"op": "add", "path": "/long/0", "value": 1}); 1000];
+        let moving: Vec<Value> = (0..1000)
+            .map(|turn| match turn % 2 {
+                0 => json!({"op": "move", "from": "/long", "path": "/short"}),
+                _ => json!({"op": "move", "from": "/short", "path": "/long"}),
+            })
+            .collect();
         let cases = [
             (json!({}), "Malformed"),
             (json!([{"op": "grow", "path": "/a"}]), "Malformed"),
@@ -126,9 +178,11 @@ mod tests {
             (json!(many), "TooLarge"),
             (json!(doubling), "TooLarge"),
             (json!(nesting), ""),
+            (json!(shifting), "TooLarge"),
+            (json!(moving), "TooLarge"),
         ];
         for (patch, variant) in cases {
-            let mut object = json!({"a": {"x": 1}});
+            let mut object = json!({"a": {"x": 1}, "long": vec![0; 100_000]});
             match apply_json(&mut object, &patch) {
                 Err(err) => assert!(format!("{err:?}").starts_with(variant), "{err:?}"),
                 Ok(()) => assert_eq!(variant, ""),

@@ -23,6 +23,7 @@ mod subresource;
 mod update;
 mod view;
 mod watch;
+mod yaml;
 
 use std::sync::Arc;
 
@@ -44,8 +45,35 @@ use crate::status::ApiError;
 use crate::stream::Streams;
 use crate::user::UserInfo;
 
+pub(crate) use body::{peek as peek_body, read as read_body};
 pub(crate) use options::Options;
 pub(crate) use view::json_response;
+
+/// What `crate::fuzzing` feeds.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::continue_token::ContinueToken;
+
+    /// What a patch makes of a pod.
+    pub(crate) fn patch(
+        headers: &http::HeaderMap,
+        bytes: &[u8],
+        target: serde_json::Value,
+    ) -> Result<serde_json::Value, crate::status::ApiError> {
+        let pods = skiff_api::catalogue::find("", "v1", "pods");
+        let shape = pods.and_then(|pods| pods.behaviour.shape());
+        super::patch::Patch::parse(headers, bytes)?.apply(target, shape)
+    }
+
+    /// The value of a body.
+    pub(crate) fn parse(
+        headers: &http::HeaderMap,
+        bytes: &[u8],
+        find_duplicates: bool,
+    ) -> Result<serde_json::Value, crate::status::ApiError> {
+        super::body::parse(headers, bytes, find_duplicates).map(|parsed| parsed.value)
+    }
+}
 
 /// The machine and what it works with.
 pub(crate) struct Registry {

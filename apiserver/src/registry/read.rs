@@ -14,6 +14,9 @@ use super::view::{ListMeta, View};
 use super::{Call, Registry, key};
 use crate::status::ApiError;
 
+/// Objects that a selector is held against in one go.
+const TURN: usize = 256;
+
 impl Registry {
     /// GET of one object.
     pub(super) async fn get(&self, call: &Call) -> Result<Response<Body>, ApiError> {
@@ -72,10 +75,15 @@ impl Registry {
         let mut items: Vec<Bytes> = Vec::new();
         let mut last = None;
         let mut entries = snapshot.range(&range);
-        for entry in entries.by_ref() {
+        for (seen, entry) in entries.by_ref().enumerate() {
             if items.len() == limit {
                 last = Some(entry);
                 break;
+            }
+            // A selector may be long and the list, too: others get their turn,
+            // and the request's deadline its say.
+            if seen % TURN == TURN - 1 && !filter.is_everything() {
+                tokio::task::yield_now().await;
             }
             if filter.matches(entry)? {
                 items.push(entry.value.clone());

@@ -127,7 +127,7 @@ fn address(node: &Value) -> Option<SocketAddr> {
 }
 
 /// Whether a client asks to leave HTTP.
-pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     let connection = headers.get_all(header::CONNECTION).iter();
     let asks = connection
         .filter_map(|value| value.to_str().ok())

@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{authn::objects::Objects, request_info::RequestInfo, status::ApiError};
 use agent::Agent;
+pub(crate) use agent::is_upgrade;
 use target::LogQuery;
 
 /// Largest refusal of an agent that is passed on.

@@ -81,6 +81,15 @@ pub struct ClusterArgs {
     /// Further names and addresses that the server's certificate carries
     #[arg(long, value_name = "NAME", env = "SKIFF_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
+    /// Write down who did what, as far as this policy (audit.k8s.io/v1) says
+    #[arg(long, value_name = "FILE", env = "SKIFF_AUDIT_POLICY_FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File that audit events are appended to, one line of JSON each; - for stdout
+    #[arg(long, value_name = "FILE", env = "SKIFF_AUDIT_LOG_PATH", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// The store's flags.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// The store's flags.
     #[command(flatten)]
     pub store: StoreArgs,

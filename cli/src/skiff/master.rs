@@ -41,6 +41,8 @@ impl Master {
             names: cluster.tls_san.clone(),
             cluster_cidr: cluster.cluster_cidr.into(),
             service_cidr: cluster.service_cidr.into(),
+            audit_policy_file: cluster.audit_policy_file.clone(),
+            audit_log_path: cluster.audit_log_path.clone(),
             ..skiff_apiserver::Config::new(
                 data_dir,
                 SocketAddr::from((Ipv4Addr::UNSPECIFIED, cluster.api_port)),
