@@ -67,6 +67,14 @@ impl Behaviour for Absent {
     fn schema(&self) -> Value {
         let name =
             "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition";
-        json!({"title": name, "type": "object", "description": "The definition of a custom resource."})
+        json!({
+            "title": name,
+            "type": "object",
+            "description": "The definition of a custom resource.",
+            "properties": {
+                "apiVersion": {"type": "string", "description": "Group and version of this object."},
+                "kind": {"type": "string", "description": "What this object is."},
+            },
+        })
     }
 }

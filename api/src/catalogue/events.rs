@@ -5,6 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 
 use super::convert::events;
 use super::{Legacy, Resource, Typed};
+use crate::validation;
 
 /// Fields by which events can be selected in this view.
 const FIELDS: &[&str] = &[
@@ -35,7 +36,12 @@ pub(super) const ENTRIES: &[Resource] = &[Resource {
     plural: "events",
     singular: "event",
     short_names: &["ev"],
-    behaviour: &Typed::<Event> { selectable: FIELDS, ..Typed::PLAIN },
+    behaviour: &Typed::<Event> {
+        validate: Some(validation::event_v1_create),
+        validate_update: Some(validation::event_v1_update),
+        selectable: FIELDS,
+        ..Typed::PLAIN
+    },
     legacy: Some(&VIEW),
     ..Resource::BASE
 }];

@@ -204,10 +204,12 @@ impl Writer<'_> {
             Dialect::V3 => {
                 if let Some(body) = body {
                     let types = if action == "patch" { PATCH_TYPES } else { &["*/*"] };
-                    operation["requestBody"] = json!({
-                        "content": self.content(types, self.dialect.refer(body)),
-                        "required": body != DELETE_OPTIONS,
-                    });
+                    operation["requestBody"] =
+                        json!({"content": self.content(types, self.dialect.refer(body))});
+                    // What is not required does not say so, as upstream.
+                    if body != DELETE_OPTIONS {
+                        operation["requestBody"]["required"] = json!(true);
+                    }
                 }
                 let answer = match answer {
                     "" => self.content(&["*/*"], json!({"type": "string"})),
