@@ -40,6 +40,7 @@ doc: ## API documentation with warnings denied
 bench: deps images build ## Measure; bench/README.md says what and records results
 	$(CARGO) run --release -p skiff-bench --bin up
 	$(CARGO) run --release -p skiff-bench --bin store
+	$(CARGO) run --release -p skiff-bench --bin api
 
 deps:
 	@scripts/install-deps

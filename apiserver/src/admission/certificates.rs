@@ -1,6 +1,7 @@
 //! Certificate requests: who asks is written down by us, and approving takes a
 //! permission on the signer.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Attributes, Context, Operation, Plugin};
@@ -72,6 +73,20 @@ fn asks_for_masters(request: &Value) -> bool {
 pub(super) struct Approval;
 
 impl Plugin for Approval {
+    fn mutate(
+        &self,
+        _: &Context,
+        request: &Attributes<'_>,
+        object: &mut Value,
+    ) -> Result<(), ApiError> {
+        let writes = matches!(request.info.subresource.as_str(), "approval" | "status");
+        if writes && request.operation == Operation::Update && request.info.resource == RESOURCE {
+            let now = json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            stamp(object, request.old.unwrap_or(&Value::Null), &now);
+        }
+        Ok(())
+    }
+
     fn validate(
         &self,
         context: &Context,
@@ -95,5 +110,57 @@ impl Plugin for Approval {
         }
         Err(request
             .forbidden(format!("user not permitted to {verb} requests with signerName {signer:?}")))
+    }
+}
+
+/// Fills in the times of conditions that came without: updated now, and
+/// changed when the same condition last changed.
+fn stamp(object: &mut Value, old: &Value, now: &Value) {
+    let Some(conditions) = object["status"]["conditions"].as_array_mut() else { return };
+    for condition in conditions {
+        if condition["lastUpdateTime"].is_null() {
+            condition["lastUpdateTime"] = now.clone();
+        }
+        if condition["lastTransitionTime"].is_null() {
+            let before = old["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|b| b["type"] == condition["type"] && b["status"] == condition["status"]);
+            let since = before.map(|before| before["lastTransitionTime"].clone());
+            condition["lastTransitionTime"] =
+                since.filter(Value::is_string).unwrap_or_else(|| now.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_get_the_times_they_lack() {
+        let old = json!({"status": {"conditions": [
+            {"type": "A", "status": "True", "lastTransitionTime": "then"},
+            {"type": "B", "status": "True", "lastTransitionTime": "then"},
+        ]}});
+        let mut new = json!({"status": {"conditions": [
+            {"type": "A", "status": "True"},
+            {"type": "B", "status": "False"},
+            {"type": "C", "status": "True", "lastUpdateTime": "own", "lastTransitionTime": "own"},
+        ]}});
+        stamp(&mut new, &old, &json!("now"));
+        let times: Vec<(&str, &str)> = new["status"]["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| {
+                (c["lastUpdateTime"].as_str().unwrap(), c["lastTransitionTime"].as_str().unwrap())
+            })
+            .collect();
+        assert_eq!(times, [("now", "then"), ("now", "now"), ("own", "own")]);
+        let mut none = json!({"status": {}});
+        stamp(&mut none, &old, &json!("now"));
+        assert_eq!(none["status"]["conditions"], Value::Null);
     }
 }

@@ -64,7 +64,12 @@ impl Registry {
         // Last, because it reads what admission adds: a pod's QoS class comes
         // from the requests that a LimitRange gave it.
         behaviour.prepare_create(&mut object);
-        let errors = behaviour.validate_create(&object);
+        let mut errors = behaviour.validate_create(&object);
+        // A view may ask for more than the kind that it is a view of.
+        if errors.is_empty() && call.resource.legacy.is_some_and(|legacy| legacy.own_type) {
+            let shown = object::view(call.resource, object.clone());
+            errors = call.resource.behaviour.validate_create(&shown);
+        }
         if !errors.is_empty() {
             let name = object::meta(&object, "name");
             return Err(ApiError::invalid(call.resource.group, call.resource.kind, name, errors));

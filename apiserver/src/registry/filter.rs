@@ -23,6 +23,8 @@ pub(crate) struct Filter {
     /// The field selector names only `metadata.name` and `.namespace`, which
     /// stand in the key.
     key_only: bool,
+    /// The view whose own field names the selector uses.
+    view: Option<&'static Resource>,
 }
 
 /// The part of an object that label selectors look at, without copying.
@@ -51,12 +53,18 @@ impl Filter {
             ))
         })?;
         let on_key = |field: &str| matches!(field, "metadata.name" | "metadata.namespace");
+        let has = |resource: &Resource, field: &str| {
+            resource.behaviour.selectable(&serde_json::Value::Null, field).is_some()
+        };
+        let mut view = None;
         for requirement in &fields.requirements {
             let field = requirement.field.as_str();
-            let known = on_key(field)
-                || call.stored.behaviour.selectable(&serde_json::Value::Null, field).is_some()
-                || call.resource.behaviour.selectable(&serde_json::Value::Null, field).is_some();
-            if !known {
+            if on_key(field) || has(call.stored, field) {
+                continue;
+            }
+            if has(call.resource, field) {
+                view = Some(call.resource);
+            } else {
                 return Err(ApiError::bad_request(format!("field label not supported: {field}")));
             }
         }
@@ -70,7 +78,7 @@ impl Filter {
             });
         }
         let key_only = fields.requirements.iter().all(|requirement| on_key(&requirement.field));
-        Ok(Self { stored: call.stored, labels, fields, key_only })
+        Ok(Self { stored: call.stored, labels, fields, key_only, view })
     }
 
     /// Whether nothing is left out.
@@ -101,10 +109,18 @@ impl Filter {
             return Ok(true);
         }
         let object = object::decode_entry(entry)?;
+        let shown = self.view.map(|view| (view, object::view(view, object.clone())));
+        let in_view = |field: &str| {
+            let (view, shown) = shown.as_ref()?;
+            view.behaviour.selectable(shown, field)
+        };
         Ok(self.fields.matches(|field| match field {
             "metadata.name" => Some(Cow::Borrowed(object::meta(&object, "name"))),
             "metadata.namespace" => Some(Cow::Borrowed(object::meta(&object, "namespace"))),
-            _ => self.stored.behaviour.selectable(&object, field).map(Cow::Owned),
+            _ => {
+                let own = self.stored.behaviour.selectable(&object, field);
+                own.or_else(|| in_view(field)).map(Cow::Owned)
+            }
         }))
     }
 

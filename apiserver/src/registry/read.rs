@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use skiff_store::{Entry, KeyRange, Revision, Snapshot, StoreError};
 
 use super::continue_token::ContinueToken;
@@ -93,7 +94,9 @@ impl Registry {
         if let Some(next) = last {
             // The page ends before `next`, so the token starts there.
             let start = next.key.strip_prefix(prefix.as_str()).unwrap_or_default();
-            meta.continue_token = ContinueToken::at(start, revision_number(&snapshot)).encode();
+            let since = token.map_or_else(|| Timestamp::now().as_second(), |token| token.since);
+            let next = ContinueToken::at(start, revision_number(&snapshot), since);
+            meta.continue_token = next.encode();
             if filter.is_everything() {
                 meta.remaining = Some(entries.count() + 1);
             }
@@ -135,21 +138,28 @@ impl Registry {
         }
         // -1: the client accepts the newest state for the rest.
         let Ok(revision) = u64::try_from(token.rv) else { return self.latest().await };
+        if token.is_stale(Timestamp::now()) {
+            return Err(too_old(token));
+        }
         match self.store.snapshot_at(Revision(revision)) {
             Ok(snapshot) => Ok(snapshot),
-            Err(StoreError::Compacted { .. }) => {
-                let mut error = ApiError::expired(
-                    "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
-                );
-                error.continue_token = ContinueToken::at(&token.start, -1).encode();
-                Err(error)
-            }
+            Err(StoreError::Compacted { .. }) => Err(too_old(token)),
             Err(StoreError::Future { .. }) => Err(ApiError::bad_request(
                 "continue key is not valid: its revision has not been reached",
             )),
             Err(other) => Err(other.into()),
         }
     }
+}
+
+/// 410, with a token that goes on in the newest state.
+fn too_old(token: &ContinueToken) -> ApiError {
+    let mut error = ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let now = Timestamp::now().as_second();
+    error.continue_token = ContinueToken::at(&token.start, -1, now).encode();
+    error
 }
 
 fn revision_number(snapshot: &Snapshot) -> i64 {

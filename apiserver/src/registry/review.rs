@@ -8,12 +8,18 @@ use serde_json::Value;
 use super::view::{ListMeta, View};
 use super::{Call, Registry, body, view};
 use crate::authn::token_review;
+use crate::negotiate::{Form, OFFERED};
 use crate::status::ApiError;
 
 impl Registry {
     /// A request on a kind that is not stored.
     pub(super) async fn review(&self, call: &Call, body: Body) -> Result<Response<Body>, ApiError> {
         match (call.info.resource.as_str(), call.info.verb) {
+            // What is answered and forgotten has no columns; metadata that
+            // nothing keeps is all the same shown when asked for.
+            (_, "create") if matches!(call.output.form, Form::Table(_)) => {
+                return Err(ApiError::not_acceptable(OFFERED));
+            }
             ("bindings", "create") => return self.bind_named(call, body).await,
             (_, "create") => {}
             (_, "list") => {

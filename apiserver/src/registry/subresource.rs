@@ -48,7 +48,7 @@ impl Registry {
                     }
                     _ => self.write_scale(&call, paths, body).await?,
                 };
-                view::value(&call, StatusCode::OK, &value)
+                view::scale(&call, value)
             }
             ("binding", _) => self.bind(&call, &call.info.name, body).await,
             ("eviction", _) => self.evict(&call, body).await,

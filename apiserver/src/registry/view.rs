@@ -10,7 +10,8 @@ use futures::StreamExt as _;
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use skiff_api::catalogue::Resource;
+use skiff_api::catalogue::{Column, Resource};
+use skiff_api::table::SCALE;
 
 use super::options::IncludeObject;
 use super::{Call, Reply, object, warn};
@@ -113,30 +114,8 @@ impl View {
         rows: Vec<Value>,
         headed: bool,
     ) -> Value {
-        let columns: Vec<Value> = if headed {
-            let columns = self.stored.behaviour.columns();
-            columns
-                .iter()
-                .map(|column| {
-                    json!({
-                        "name": column.name,
-                        "type": column.r#type,
-                        "format": column.format,
-                        "description": column.description,
-                        "priority": column.priority,
-                    })
-                })
-                .collect()
-        } else {
-            Vec::new()
-        };
-        json!({
-            "kind": "Table",
-            "apiVersion": format!("meta.k8s.io/{version}"),
-            "metadata": metadata,
-            "columnDefinitions": columns,
-            "rows": rows,
-        })
+        let columns = if headed { self.stored.behaviour.columns() } else { Vec::new() };
+        table(&columns, version, metadata, rows)
     }
 
     /// A list of stored objects as a response.
@@ -186,6 +165,49 @@ impl View {
         let value = self.object_value(object::decode(bytes)?, true);
         render(code, &value, self.encoding, self.pretty)
     }
+}
+
+/// A Table.
+fn table(columns: &[Column], version: &str, metadata: Value, rows: Vec<Value>) -> Value {
+    let columns: Vec<Value> = columns
+        .iter()
+        .map(|column| {
+            json!({
+                "name": column.name,
+                "type": column.r#type,
+                "format": column.format,
+                "description": column.description,
+                "priority": column.priority,
+            })
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": metadata,
+        "columnDefinitions": columns,
+        "rows": rows,
+    })
+}
+
+/// A Scale as a response.
+pub(crate) fn scale(call: &Call, scale: Value) -> Result<Response<Body>, ApiError> {
+    let shown = match call.output.form {
+        Form::Object | Form::Discovery(_) => scale,
+        Form::Partial(version) => partial(&scale, version),
+        Form::Table(version) => {
+            let cells = (SCALE.row)(&scale, Timestamp::now());
+            let metadata = json!({"resourceVersion": object::meta(&scale, "resourceVersion")});
+            let object = match call.options.include_object {
+                IncludeObject::None => Value::Null,
+                IncludeObject::Metadata => partial(&scale, version),
+                IncludeObject::Object => scale,
+            };
+            let row = json!({"cells": cells, "object": object});
+            table(SCALE.columns, version, metadata, vec![row])
+        }
+    };
+    value(call, StatusCode::OK, &shown)
 }
 
 /// The answer to a write.
