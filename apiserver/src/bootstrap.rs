@@ -33,16 +33,16 @@ impl Desired {
 pub(crate) async fn ensure(
     client: &Client,
     config: &Config,
-    advertise: SocketAddr,
+    masters: &[SocketAddr],
 ) -> Result<(), kube::Error> {
-    for desired in plan(config, advertise) {
+    for desired in plan(config, masters) {
         apply(client, &desired).await?;
     }
     Ok(())
 }
 
 /// All objects, in an order in which each finds what it needs.
-fn plan(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
+fn plan(config: &Config, masters: &[SocketAddr]) -> Vec<Desired> {
     let mut plan: Vec<Desired> = ["default", "kube-system", "kube-public", "kube-node-lease"]
         .into_iter()
         .map(|name| Desired::new("/api/v1/namespaces", json!({"metadata": {"name": name}})))
@@ -60,15 +60,35 @@ fn plan(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
             }),
         ));
     }
-    plan.extend(kubernetes_service(config, advertise));
+    plan.extend(kubernetes_service(config, masters));
     plan.push(dns_service(config));
     plan.push(local_class());
     plan
 }
 
-/// default/kubernetes: how pods reach this server.
-fn kubernetes_service(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
-    let (address, port) = (advertise.ip(), advertise.port());
+/// Writes what is missing or differs of how pods reach the masters.
+pub(crate) async fn ensure_masters(
+    client: &Client,
+    config: &Config,
+    masters: &[SocketAddr],
+) -> Result<(), kube::Error> {
+    for desired in kubernetes_service(config, masters) {
+        apply(client, &desired).await?;
+    }
+    Ok(())
+}
+
+/// default/kubernetes: how pods reach the masters. The first one's port is the
+/// port of all.
+fn kubernetes_service(config: &Config, masters: &[SocketAddr]) -> Vec<Desired> {
+    let Some((address, port)) = masters.first().map(|first| (first.ip(), first.port())) else {
+        return Vec::new();
+    };
+    let same: Vec<String> = masters
+        .iter()
+        .filter(|master| master.port() == port && master.is_ipv4() == address.is_ipv4())
+        .map(|master| master.ip().to_string())
+        .collect();
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     // There is no selector, so no controller touches these endpoints.
     let service = json!({
@@ -88,14 +108,17 @@ fn kubernetes_service(config: &Config, advertise: SocketAddr) -> Vec<Desired> {
     let endpoints = json!({
         "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{
-            "addresses": [{"ip": address.to_string()}],
+            "addresses": same.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>(),
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         }],
     });
     let slice = json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "endpoints": same
+            .iter()
+            .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
+            .collect::<Vec<_>>(),
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     vec![
@@ -222,7 +245,7 @@ mod tests {
     #[test]
     fn the_plan_names_the_reserved_addresses() {
         let config = Config::new("/x", ([0, 0, 0, 0], 6443).into(), [192, 168, 0, 1].into());
-        let plan = plan(&config, ([192, 168, 0, 1], 6443).into());
+        let plan = plan(&config, &[([192, 168, 0, 1], 6443).into()]);
         let addresses: Vec<&str> = plan
             .iter()
             .filter_map(|desired| desired.object["spec"]["clusterIP"].as_str())

@@ -28,6 +28,7 @@ mod allocate;
 pub mod backup;
 mod bootstrap;
 pub mod keys;
+pub mod members;
 mod registry;
 
 mod client;
@@ -45,4 +46,4 @@ pub mod stream;
 
 pub use config::Config;
 pub use discovery::KUBERNETES_VERSION;
-pub use start::{ApiServer, StartError, start};
+pub use start::{ApiServer, StartError, open_pki, serve, start};

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -27,7 +28,8 @@ use tower::Service as _;
 use crate::audit::ClientAddress;
 use crate::authn::Peer;
 use crate::patience::Patient;
-use crate::pki::Pki;
+use crate::pki::tls::PEER_PROTOCOL;
+use crate::pki::{PEER_USER, Pki};
 use crate::service::ApiService;
 
 /// A handshake may take this long.
@@ -117,6 +119,9 @@ async fn serve(
         () = cancel.cancelled() => return Ok(()),
         accepted = timeout(HANDSHAKE, tls.accept(socket)) => accepted??,
     };
+    if stream.get_ref().1.alpn_protocol() == Some(PEER_PROTOCOL) {
+        return serve_peer(stream, service, pki, cancel).await;
+    }
     let (stream, tunnel) = Patient::new(stream, limits.headers, limits.write);
     let peer =
         Arc::new(Peer::new(pki.verifier(), stream.get_ref().get_ref().1.peer_certificates()));
@@ -150,4 +155,24 @@ async fn serve(
     timeout(GRACE, connection)
         .await
         .unwrap_or_else(|_| Err("still busy at the end of the grace period".into()))
+}
+
+/// Hands the stream of another master to the store.
+async fn serve_peer(
+    stream: TlsStream<TcpStream>,
+    service: ApiService,
+    pki: &Pki,
+    cancel: CancellationToken,
+) -> Result<(), AnyError> {
+    match Peer::new(pki.verifier(), stream.get_ref().1.peer_certificates()) {
+        Peer::Certificate { user, .. } if user.name == PEER_USER => {}
+        Peer::Certificate { .. } | Peer::Unknown | Peer::Refused => {
+            return Err("only masters may speak to the store".into());
+        }
+    }
+    let store = service.0.registry.store.clone();
+    tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        ended = store.accept_peer(stream) => Ok(ended?),
+    }
 }

@@ -68,20 +68,15 @@ pub struct ApiServer {
     service: ApiService,
     pki: Arc<Pki>,
     local_addr: SocketAddr,
+    /// Where the others find it.
+    advertise: SocketAddr,
     kubeconfig: PathBuf,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
-/// Starts a server over an open store; returns when it serves and the
-/// cluster's first objects are there.
-pub async fn start(config: Config, store: skiff_store::Store) -> Result<ApiServer, StartError> {
-    config.validate()?;
-    let audit = match (&config.audit_policy_file, &config.audit_log_path) {
-        (Some(policy), Some(log)) => Some(Arc::new(Audit::open(policy, log)?)),
-        _ => None,
-    };
-    let keys = |source| StartError::Pki { dir: config.data_dir.clone(), source };
+/// Opens the keys and certificates of a server, or makes them.
+pub fn open_pki(config: &Config) -> Result<Arc<Pki>, StartError> {
     let pki = Pki::open(PkiConfig {
         data_dir: config.data_dir.clone(),
         advertise: config.advertise,
@@ -89,7 +84,39 @@ pub async fn start(config: Config, store: skiff_store::Store) -> Result<ApiServe
         cluster_domain: config.cluster_domain.clone(),
         names: config.names.clone(),
     });
-    let pki = Arc::new(pki.map_err(keys)?);
+    let keys = |source| StartError::Pki { dir: config.data_dir.clone(), source };
+    pki.map(Arc::new).map_err(keys)
+}
+
+/// Starts a server over an open store; returns when it serves and the
+/// cluster's first objects are there.
+pub async fn start(config: Config, store: skiff_store::Store) -> Result<ApiServer, StartError> {
+    config.validate()?;
+    let pki = open_pki(&config)?;
+    let server = serve(config, pki, store).await?;
+    match server.bootstrap().await {
+        Ok(()) => Ok(server),
+        Err(error) => {
+            server.shutdown().await;
+            Err(StartError::Bootstrap(Box::new(error)))
+        }
+    }
+}
+
+/// Starts a server over an open store; returns when it serves. Its store may
+/// need it for that, to hear from its peers; it is ready after
+/// [`ApiServer::bootstrap`].
+pub async fn serve(
+    config: Config,
+    pki: Arc<Pki>,
+    store: skiff_store::Store,
+) -> Result<ApiServer, StartError> {
+    config.validate()?;
+    let audit = match (&config.audit_policy_file, &config.audit_log_path) {
+        (Some(policy), Some(log)) => Some(Arc::new(Audit::open(policy, log)?)),
+        _ => None,
+    };
+    let keys = |source| StartError::Pki { dir: config.data_dir.clone(), source };
     let tls = TlsAcceptor::from(pki.server_config().map_err(keys)?);
     let listen = |source| StartError::Listen { address: config.bind, source };
     let listener = TcpListener::bind(config.bind).await.map_err(listen)?;
@@ -147,28 +174,62 @@ pub async fn start(config: Config, store: skiff_store::Store) -> Result<ApiServe
     let (fresh, renewing) = (Arc::clone(&pki), cancel.clone());
     tasks.spawn(async move { fresh.keep_fresh(local_addr, renewing).await });
 
-    let server = ApiServer { service, pki, local_addr, kubeconfig, tasks, cancel };
-    match server.bootstrap(advertise).await {
-        Ok(()) => Ok(server),
-        Err(error) => {
-            server.shutdown().await;
-            Err(StartError::Bootstrap(Box::new(error)))
-        }
-    }
+    Ok(ApiServer { service, pki, local_addr, advertise, kubeconfig, tasks, cancel })
 }
 
 impl ApiServer {
-    async fn bootstrap(&self, advertise: SocketAddr) -> Result<(), kube::Error> {
+    /// Makes what is missing of the objects that every cluster starts with.
+    /// While the store has no quorum it waits for one.
+    pub async fn bootstrap(&self) -> Result<(), kube::Error> {
         let client = self.client(UserInfo::loopback());
-        bootstrap::ensure(&client, &self.service.0.config, advertise).await?;
-        authz::bootstrap::ensure(&client).await?;
+        let mut leadership = self.service.0.registry.store.leadership();
+        loop {
+            let ensured = async {
+                bootstrap::ensure(&client, &self.service.0.config, &self.masters()).await?;
+                authz::bootstrap::ensure(&client).await
+            };
+            match ensured.await {
+                Ok(()) => break,
+                // No leader, or one that was lost meanwhile.
+                Err(kube::Error::Api(status)) if matches!(status.code, 503 | 504) => {
+                    tracing::warn!(error = %status, "the store takes no writes yet, waiting");
+                    let led = leadership.wait_for(|leadership| leadership.leader.is_some());
+                    if led.await.is_err() {
+                        return Err(kube::Error::Api(status));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
         self.service.0.health.set_bootstrapped();
         Ok(())
     }
 
+    /// Tells pods where the masters are, after one has come or gone.
+    pub async fn ensure_masters(&self) -> Result<(), kube::Error> {
+        let client = self.client(UserInfo::loopback());
+        bootstrap::ensure_masters(&client, &self.service.0.config, &self.masters()).await
+    }
+
+    /// Where the masters serve, in one order for all of them; this one for
+    /// certain.
+    pub fn masters(&self) -> Vec<SocketAddr> {
+        let members = self.service.0.registry.store.members();
+        let mut masters: Vec<SocketAddr> = (members.iter())
+            .filter(|member| member.voter)
+            .filter_map(|member| member.contact.address.parse().ok())
+            .collect();
+        if masters.is_empty() {
+            masters.push(self.advertise);
+        }
+        masters.sort();
+        masters.dedup();
+        masters
+    }
+
     /// A client that acts as `user` without a connection.
     pub fn client(&self, user: UserInfo) -> kube::Client {
-        client::client(self.service.clone(), user)
+        self.service.client(user)
     }
 
     /// The service itself, for other transports. Whoever calls it decides who

@@ -323,6 +323,7 @@ impl<L: LogStore> Core<L> {
     fn publish(&mut self, events: Vec<Vec<Arc<Event>>>, now: Duration, jumped: bool) {
         self.shared.counters.last_index.store(self.group.log().last_index(), Ordering::Relaxed);
         let revision = self.machine.revision();
+        let changed = !Arc::ptr_eq(&self.shared.view().applied.members, &self.applied.members);
         {
             let mut view = self.shared.view_mut();
             for events in events {
@@ -339,6 +340,9 @@ impl<L: LogStore> Core<L> {
         self.shared
             .newest_tx
             .send_if_modified(|newest| std::mem::replace(newest, revision) != revision);
+        if changed {
+            self.shared.members_tx.send_modify(|count| *count += 1);
+        }
     }
 
     fn follow_leadership(&mut self) {

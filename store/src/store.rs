@@ -238,6 +238,11 @@ impl Store {
         members.ids().iter().map(status).collect()
     }
 
+    /// Notices every change of [`Store::members`] that the log brings.
+    pub fn members_changed(&self) -> watch::Receiver<u64> {
+        self.inner.shared.members_tx.subscribe()
+    }
+
     /// Tells this group from others under the same authority; see
     /// [`StoreConfig::force_new_group`].
     pub fn group(&self) -> u64 {

@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     /// The newest published revision; wakes watches.
     pub(crate) newest_tx: watch::Sender<Revision>,
     pub(crate) leadership_tx: watch::Sender<Leadership>,
+    /// Counts the changes of the group.
+    pub(crate) members_tx: watch::Sender<u64>,
     /// What a leader knows of the others: id, matching index, lately active.
     followers: Mutex<Vec<(u64, u64, bool)>>,
     /// Why the store ended, once it has.
@@ -105,6 +107,7 @@ impl Shared {
             view: RwLock::new(view),
             pins: Mutex::default(),
             leadership_tx: watch::Sender::new(Leadership::default()),
+            members_tx: watch::Sender::new(0),
             followers: Mutex::default(),
             ended_tx: watch::Sender::new(None),
             counters: Counters::default(),

@@ -128,6 +128,7 @@ pub fn policy() -> (Vec<RoleSpec>, Vec<BindingSpec>) {
             ],
         ),
         role("system:public-info-viewer", vec![paths("get", health)]),
+        role("skiff:join-master", vec![paths("post", crate::members::JOIN_PATH)]),
         role(
             "system:monitoring",
             vec![paths(
@@ -175,6 +176,7 @@ pub fn policy() -> (Vec<RoleSpec>, Vec<BindingSpec>) {
         bind("system:monitoring", &[Group("system:monitoring")]),
         bind("system:service-account-issuer-discovery", &[Group("system:serviceaccounts")]),
         bind("system:node-proxier", &[User("system:kube-proxy")]),
+        bind("skiff:join-master", &[Group(crate::join::MASTERS_GROUP)]),
         bind("system:node-bootstrapper", &[Group("system:bootstrappers")]),
         bind("system:kube-scheduler", &[User("system:kube-scheduler")]),
         bind("system:volume-scheduler", &[User("system:kube-scheduler")]),

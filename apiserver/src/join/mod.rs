@@ -56,11 +56,33 @@ pub struct TokenInfo {
     pub description: String,
 }
 
-/// Makes a token for the cluster whose authority has the pin `ca_pin`. A `ttl`
-/// of zero is for ever.
+/// What a token lets a machine become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A node.
+    Node,
+    /// A master: it gets the cluster's keys.
+    Master,
+}
+
+/// Group of those who show a token for masters.
+pub const MASTERS_GROUP: &str = "system:bootstrappers:skiff-masters";
+
+/// Makes a token for nodes, of the cluster whose authority has the pin `ca_pin`.
+/// A `ttl` of zero is for ever.
 pub async fn create_token(
     client: &Client,
     ca_pin: &str,
+    ttl: Duration,
+) -> Result<JoinToken, kube::Error> {
+    create_token_for(client, ca_pin, Purpose::Node, ttl).await
+}
+
+/// The same for any purpose.
+pub async fn create_token_for(
+    client: &Client,
+    ca_pin: &str,
+    purpose: Purpose,
     ttl: Duration,
 ) -> Result<JoinToken, kube::Error> {
     let token = JoinToken {
@@ -70,7 +92,7 @@ pub async fn create_token(
     };
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let expires = (!ttl.is_zero()).then(|| Timestamp::now() + ttl);
-    secrets.create(&PostParams::default(), &secret(&token, expires)).await?;
+    secrets.create(&PostParams::default(), &secret(&token, purpose, expires)).await?;
     Ok(token)
 }
 
@@ -103,7 +125,7 @@ fn id_of(token: &str) -> &str {
     }
 }
 
-fn secret(token: &JoinToken, expires: Option<Timestamp>) -> Secret {
+fn secret(token: &JoinToken, purpose: Purpose, expires: Option<Timestamp>) -> Secret {
     let mut data = BTreeMap::new();
     let mut put = |key: &str, value: &str| {
         data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()));
@@ -112,7 +134,13 @@ fn secret(token: &JoinToken, expires: Option<Timestamp>) -> Secret {
     put("token-secret", &token.secret);
     put("usage-bootstrap-authentication", "true");
     put("usage-bootstrap-signing", "false");
-    put("description", "lets a machine join as a node");
+    match purpose {
+        Purpose::Node => put("description", "lets a machine join as a node"),
+        Purpose::Master => {
+            put("description", "lets a machine join as a master");
+            put("auth-extra-groups", MASTERS_GROUP);
+        }
+    }
     if let Some(expires) = expires {
         // Whole seconds: other readers of such Secrets expect no more.
         let expires = Timestamp::from_second(expires.as_second()).unwrap_or(expires);
@@ -159,7 +187,7 @@ mod tests {
         let token =
             JoinToken { ca_pin: "ab".into(), id: random(ID_LENGTH), secret: random(SECRET_LENGTH) };
         let expires = "2026-01-01T00:00:00.5Z".parse().unwrap();
-        let secret = secret(&token, Some(expires));
+        let secret = secret(&token, Purpose::Master, Some(expires));
         assert_eq!(secret.type_.as_deref(), Some(SECRET_TYPE));
         let data = secret.data.as_ref().unwrap();
         assert_eq!(data["expiration"].0, b"2026-01-01T00:00:00Z");

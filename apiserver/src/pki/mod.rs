@@ -5,6 +5,7 @@
 //! | `ca.crt`, `ca.key` | the authority; made once |
 //! | `apiserver.crt`, `.key` | what the API server shows its clients |
 //! | `apiserver-agent.crt`, `.key` | what it shows to agents |
+//! | `peer.crt`, `.key` | what it shows to other masters' stores |
 //! | `admin.crt`, `.key` | group `system:masters`, for `DATA/admin.kubeconfig` |
 //! | `sa.key` | signs ServiceAccount tokens |
 //! | `sealing.key` | encrypts secrets in the store |
@@ -105,6 +106,7 @@ pub struct Pki {
     service_account: ServiceAccountKey,
     serving: Arc<CurrentCertificate>,
     agent_client: Arc<CurrentCertificate>,
+    peer: Arc<CurrentCertificate>,
     verifier: Arc<tls::ClientVerifier>,
 }
 
@@ -118,6 +120,7 @@ impl Pki {
         let service_account = ServiceAccountKey::open(&dir.join("sa.key"))?;
         let serving = ensure_serving(&ca, &dir, &config, now)?;
         let agent_client = ensure_leaf(&ca, &dir, "apiserver-agent", &agent_client_leaf(), now)?;
+        let peer = ensure_leaf(&ca, &dir, "peer", &peer_leaf(), now)?;
         let verifier = tls::ClientVerifier::new(&ca)?;
         Ok(Self {
             config,
@@ -125,6 +128,7 @@ impl Pki {
             service_account,
             serving: Arc::new(CurrentCertificate::new(&serving)?),
             agent_client: Arc::new(CurrentCertificate::new(&agent_client)?),
+            peer: Arc::new(CurrentCertificate::new(&peer)?),
             verifier: Arc::new(verifier),
         })
     }
@@ -158,7 +162,13 @@ impl Pki {
     /// TLS towards agents: they must show a certificate of our authority for
     /// their address and get to see ours.
     pub fn agent_client_config(&self) -> Result<Arc<rustls::ClientConfig>, PkiError> {
-        tls::client_config(&self.ca, Arc::clone(&self.agent_client))
+        tls::client_config(&self.ca, Arc::clone(&self.agent_client), b"http/1.1")
+    }
+
+    /// TLS towards other masters' stores, on their API servers' port: the
+    /// protocol is chosen in the handshake.
+    pub fn peer_client_config(&self) -> Result<Arc<rustls::ClientConfig>, PkiError> {
+        tls::client_config(&self.ca, Arc::clone(&self.peer), tls::PEER_PROTOCOL)
     }
 
     /// Writes `DATA/admin.kubeconfig` for a server that listens at `server`.
@@ -186,7 +196,9 @@ impl Pki {
         let serving = ensure_serving(&self.ca, &dir, &self.config, now)?;
         self.serving.replace(&serving)?;
         let agent = ensure_leaf(&self.ca, &dir, "apiserver-agent", &agent_client_leaf(), now)?;
-        self.agent_client.replace(&agent)
+        self.agent_client.replace(&agent)?;
+        let peer = ensure_leaf(&self.ca, &dir, "peer", &peer_leaf(), now)?;
+        self.peer.replace(&peer)
     }
 
     /// Keeps certificates fresh until cancelled. `server` is where the API
@@ -287,6 +299,15 @@ fn serving_leaf(config: &PkiConfig) -> Leaf {
 fn agent_client_leaf() -> Leaf {
     Leaf::client(AGENT_CLIENT_USER, &["system:masters"])
 }
+
+fn peer_leaf() -> Leaf {
+    Leaf::client(PEER_USER, &[])
+}
+
+/// The user that a master is towards the stores of other masters. Nobody but
+/// the masters themselves signs a certificate for it, and it is in no group:
+/// the API gives it nothing.
+pub const PEER_USER: &str = "system:skiff:peer";
 
 /// The user that the API server is towards agents. They let nobody else in.
 pub const AGENT_CLIENT_USER: &str = "kube-apiserver-kubelet-client";

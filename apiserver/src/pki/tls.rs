@@ -143,21 +143,27 @@ pub(super) fn server_config(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(Arc::new(AskForCertificate(verifier)))
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // A peer asks for its protocol alone; browsers and clients never do.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), PEER_PROTOCOL.to_vec()];
     Ok(Arc::new(config))
 }
 
-/// See [`super::Pki::agent_client_config`].
+/// The name in the handshake (ALPN, RFC 7301) of what masters' stores speak.
+pub(crate) const PEER_PROTOCOL: &[u8] = b"skiff-peer";
+
+/// See [`super::Pki::agent_client_config`] and
+/// [`super::Pki::peer_client_config`].
 pub(super) fn client_config(
     ca: &CertificateAuthority,
     certificate: Arc<CurrentCertificate>,
+    protocol: &[u8],
 ) -> Result<Arc<ClientConfig>, PkiError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots(ca)?)
         .with_client_cert_resolver(certificate);
-    // Streams are upgrades, which HTTP/2 does not have.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // To agents HTTP/1.1: streams are upgrades, which HTTP/2 does not have.
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }
 

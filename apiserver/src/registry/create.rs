@@ -159,7 +159,7 @@ impl Registry {
         }
         // The object comes first, so that its entry is the first one back.
         txn.writes.insert(0, Write::Put(own_key.clone(), object::draft(call.stored, object)?));
-        match self.store.commit(txn).await {
+        match self.commit(call, txn).await {
             Ok(committed) => {
                 let entry = committed
                     .entries

@@ -198,7 +198,7 @@ impl Registry {
                 txn.writes.push(Write::Put(key.clone(), object::draft(call.stored, &marked)?));
             }
         }
-        Ok(match self.store.commit(txn).await {
+        Ok(match self.commit(call, txn).await {
             Ok(committed) => match committed.entries.first() {
                 Some(marked) => Deleted::Marked(marked.value.clone()),
                 None => Deleted::Removed(object::with_revision(&entry.value, committed.revision.0)),

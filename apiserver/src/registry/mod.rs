@@ -140,6 +140,18 @@ pub(crate) fn resolve(info: &RequestInfo) -> Result<&'static Resource, ApiError>
 }
 
 impl Registry {
+    /// Commits a write, on the condition under which its author may write.
+    pub(super) async fn commit(
+        &self,
+        call: &Call,
+        mut txn: skiff_store::Txn,
+    ) -> Result<skiff_store::Committed, skiff_store::StoreError> {
+        if let Some(term) = call.user.term() {
+            txn = txn.when(skiff_store::Compare::Term(term));
+        }
+        self.store.commit(txn).await
+    }
+
     /// Serves a request on a resource.
     pub(crate) async fn serve(
         self: &Arc<Self>,

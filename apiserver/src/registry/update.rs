@@ -167,7 +167,7 @@ impl Registry {
         };
         // The object comes first, so that its entry is the first one back.
         txn.writes.insert(0, write);
-        match self.store.commit(txn).await {
+        match self.commit(call, txn).await {
             Ok(committed) if gone => {
                 let revision = committed.revision.to_string();
                 Ok(Replaced::Written(object::encode(call.stored, &new, &revision)?.0))
