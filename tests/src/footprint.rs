@@ -55,6 +55,20 @@ pub fn containers_of(data_dir: &Path, running: bool) -> Vec<String> {
     ids
 }
 
+/// Panics if a sandbox image stays in Docker that no container uses. Another
+/// cluster that starts at this moment has loaded one and makes use of it soon.
+#[track_caller]
+pub fn assert_no_sandbox_image() {
+    crate::eventually("no unused sandbox image", std::time::Duration::from_secs(10), || {
+        let images = tell(&["docker", "images", "--quiet", "--no-trunc", "skiff/pause"]);
+        let unused = images.lines().find(|image| {
+            let filter = format!("ancestor={image}");
+            tell(&["docker", "ps", "--all", "--quiet", "--filter", &filter]).is_empty()
+        });
+        unused.map_or(Ok(()), |image| Err(format!("{image} is left")))
+    });
+}
+
 fn tell(words: &[&str]) -> String {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);

@@ -11,7 +11,7 @@ mod load;
 
 pub use cluster::{Cluster, Lab};
 pub use command::{Output, kubectl_in, run, skiff, skiffctl};
-pub use footprint::{Footprint, containers_of};
+pub use footprint::{Footprint, assert_no_sandbox_image, containers_of};
 pub use load::{Load, fetch};
 
 use std::path::PathBuf;

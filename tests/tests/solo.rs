@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use skiff_tests::{
-    Cluster, Footprint, Load, containers_of, eventually, fetch, repository, run, skiff, step,
+    Cluster, Footprint, Load, assert_no_sandbox_image, containers_of, eventually, fetch,
+    repository, run, skiff, step,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -194,5 +195,6 @@ fn the_guestbook_on_one_machine() {
     assert!(!cluster.data_dir().exists());
     assert_eq!(containers_of(&cluster.data_dir(), false), Vec::<String>::new());
     Footprint::take().assert_unchanged_since(&before);
+    assert_no_sandbox_image();
     cluster.down().ok();
 }
