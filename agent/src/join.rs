@@ -167,6 +167,27 @@ async fn first_identity(
     token: &JoinToken,
     node_name: &str,
 ) -> Result<Identity, JoinError> {
+    let (client, ca_pem) = pinned_client(server, token).await?;
+    let issued = request::obtain(&client, node_name, Purpose::Client).await?;
+    Ok(Identity { ca_pem, ..Identity::from(issued) })
+}
+
+/// A client that shows `token` to the server at `server_url`, once that has
+/// proved to be of the cluster that the token is for.
+pub async fn token_client(server_url: &str, token: &str) -> Result<Client, JoinError> {
+    let token: JoinToken = token.parse()?;
+    let server: http::Uri =
+        server_url.parse().map_err(|_| JoinError::Address(server_url.to_owned()))?;
+    if server.scheme_str() != Some("https") || server.host().is_none() {
+        return Err(JoinError::Address(server_url.to_owned()));
+    }
+    Ok(pinned_client(&server, &token).await?.0)
+}
+
+async fn pinned_client(
+    server: &http::Uri,
+    token: &JoinToken,
+) -> Result<(Client, String), JoinError> {
     let ca_pem = pinned::fetch_ca(server, token)
         .await
         .map_err(|why| JoinError::Server { server: server.to_string(), why })?;
@@ -174,8 +195,7 @@ async fn first_identity(
     config.root_cert = Some(vec![identity::der(&ca_pem).map_err(JoinError::Client)?]);
     config.auth_info.token = Some(token.bearer().into());
     let client = Client::try_from(config).map_err(|error| JoinError::Client(error.to_string()))?;
-    let issued = request::obtain(&client, node_name, Purpose::Client).await?;
-    Ok(Identity { ca_pem, ..Identity::from(issued) })
+    Ok((client, ca_pem))
 }
 
 /// A client whose TLS asks for the identity at every handshake.

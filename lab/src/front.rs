@@ -7,12 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use crate::netns;
 
 /// How long a master may take to accept before the next one is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often a silent master is asked whether it lives, and how often in vain
+/// before the connection is given up.
+const SILENCE: Duration = Duration::from_secs(1);
+const SILENCES: u32 = 3;
 
 /// Serves until killed. The port is bound in the host's namespace, then the
 /// process moves into the switch's, where the masters are neighbours; a socket
@@ -54,6 +60,15 @@ async fn connect(masters: &[SocketAddr], favourite: &AtomicUsize) -> Option<TcpS
         if let Ok(Ok(stream)) =
             tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(masters[place])).await
         {
+            // A master that is cut off says nothing: without these a client
+            // would stay with it for ever.
+            let keepalive = TcpKeepalive::new()
+                .with_time(SILENCE)
+                .with_interval(SILENCE)
+                .with_retries(SILENCES);
+            let socket = SockRef::from(&stream);
+            socket.set_tcp_keepalive(&keepalive).ok()?;
+            socket.set_tcp_user_timeout(Some(SILENCE * SILENCES)).ok()?;
             favourite.store(place, Ordering::Relaxed);
             return Some(stream);
         }

@@ -145,8 +145,17 @@ impl Lab {
         doing("open the lab's front door", process::start(command, &log, &pid_file)).map(drop)
     }
 
-    /// Starts a machine's process unless it runs. A node that joins for the
-    /// first time needs a token.
+    /// Whether a machine was part of the cluster before: it needs no token.
+    pub fn has_joined(&self, machine: &Machine) -> bool {
+        let data_dir = self.plan.data_dir(machine);
+        match machine.role {
+            Role::Master => ["master.json", "store"].iter().any(|f| data_dir.join(f).exists()),
+            Role::Node => data_dir.join("agent").join("pki").exists(),
+        }
+    }
+
+    /// Starts a machine's process unless it runs. A node, and any master but
+    /// the first, needs a token to join for the first time.
     pub fn start(&self, machine: &Machine, token: Option<&str>) -> Result<(), LabError> {
         if self.pid(machine).is_some() {
             return Ok(());
@@ -156,27 +165,29 @@ impl Lab {
         let what = format!("start {}", machine.name);
         let mut command = doing(&what, process::command(&machine.namespace, &self.program))?;
         match machine.role {
-            Role::Master => command.args(["server", "--api-port", &API_PORT.to_string()]),
-            Role::Node => {
-                let server = self
-                    .plan
-                    .masters()
-                    .next()
-                    .map(|master| format!("https://{}:{API_PORT}", master.address));
-                command.args([
-                    "agent",
-                    "--server",
-                    &server.unwrap_or_default(),
-                    "--node-name",
-                    &machine.name,
-                ])
+            Role::Master => {
+                command.args(["server", "--api-port", &API_PORT.to_string()]);
+                command.args(["--master-name", &machine.name]);
+                if token.is_some() {
+                    command.args(["--join", &self.first_master()]);
+                }
             }
-        };
+            Role::Node => {
+                command.args(["agent", "--server", &self.first_master()]);
+                command.args(["--node-name", &machine.name]);
+            }
+        }
         command.args(["--node-ip", &machine.address.to_string(), "--data-dir"]).arg(&data_dir);
         command.args(["--node-lease-seconds", NODE_LEASE_SECONDS]);
         // By variable, not by argument: arguments are for all to see.
         command.env_remove("SKIFF_TOKEN").envs(token.map(|token| ("SKIFF_TOKEN", token)));
         doing(what, process::start(command, &self.log(machine), &self.pid_file(machine))).map(drop)
+    }
+
+    /// Where machines join.
+    fn first_master(&self) -> String {
+        let first = self.plan.masters().next();
+        first.map(|master| format!("https://{}:{API_PORT}", master.address)).unwrap_or_default()
     }
 
     /// Stops a machine's process cleanly.

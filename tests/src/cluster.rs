@@ -161,11 +161,17 @@ pub struct Lab {
 impl Lab {
     /// Starts a lab of one master and `nodes` nodes.
     pub fn up(nodes: u32) -> Self {
+        Self::up_with(1, nodes)
+    }
+
+    /// Starts a lab of several masters.
+    pub fn up_with(masters: u32, nodes: u32) -> Self {
         crate::need_root();
         let dir =
             tempfile::Builder::new().prefix("skiff-lab-").tempdir().expect("a temporary folder");
         let mut lab = Self { dir, ready_line: String::new() };
-        let output = lab.lab(&["up", "--nodes", &nodes.to_string()]);
+        let (masters, nodes) = (masters.to_string(), nodes.to_string());
+        let output = lab.lab(&["up", "--masters", &masters, "--nodes", &nodes]);
         assert_eq!(output.code, 0, "lab up failed: {}\n{}", output.stderr, lab.logs());
         lab.ready_line = output.ok();
         lab

@@ -30,8 +30,12 @@ pub enum Command {
     Server(ServerArgs),
     /// Run a node that joins a master
     Agent(AgentArgs),
-    /// Make, list and delete the tokens that nodes join with
+    /// Make, list and delete the tokens that nodes and masters join with
     Token(TokenArgs),
+    /// List, add, promote and remove masters
+    Member(MemberArgs),
+    /// Show who leads and how the masters are
+    Status(StatusArgs),
     /// Write the cluster's state to a file
     Backup(BackupArgs),
     /// Make a new data directory out of a backup
@@ -90,9 +94,6 @@ pub struct ClusterArgs {
     /// The store's flags.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// The store's flags.
-    #[command(flatten)]
-    pub store: StoreArgs,
 }
 
 /// Where the cluster's state is kept.
@@ -122,6 +123,9 @@ pub struct NodeArgs {
     /// Labels of the node, as key=value
     #[arg(long, value_name = "LABELS", env = "SKIFF_NODE_LABELS", value_delimiter = ',', value_parser = key_value)]
     pub node_labels: Vec<(String, String)>,
+    /// A folder of pod manifests that this node runs whatever the API says
+    #[arg(long, value_name = "DIR", env = "SKIFF_STATIC_PODS")]
+    pub static_pods: Option<PathBuf>,
     /// Docker's socket
     #[arg(
         long,
@@ -158,6 +162,66 @@ pub struct ServerArgs {
     /// The cluster's flags.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    /// A master to join, as https://HOST:PORT; this one becomes its equal
+    #[arg(long, value_name = "URL", env = "SKIFF_JOIN")]
+    pub join: Option<String>,
+    /// Token to join with, from `skiff token create --master`; not needed again later
+    #[arg(long, value_name = "TOKEN", env = "SKIFF_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Name of this master [default: the host name]
+    #[arg(long, value_name = "NAME", env = "SKIFF_MASTER_NAME")]
+    pub master_name: Option<String>,
+    /// After the loss of most masters for good: go on alone with what this one
+    /// has. The lost ones must never be started again
+    #[arg(long)]
+    pub force_new_group: bool,
+}
+
+/// `skiff member`.
+#[derive(Debug, Args)]
+pub struct MemberArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: MemberCommand,
+    /// Data directory of a master
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SKIFF_DATA_DIR",
+        default_value = "/var/lib/skiff"
+    )]
+    pub data_dir: PathBuf,
+}
+
+/// The commands of `skiff member`.
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// List the masters
+    List,
+    /// Say how to add a master
+    Add,
+    /// Remove a master for good, dead or alive
+    Remove {
+        /// The master's id
+        id: u64,
+    },
+    /// Give a vote to a master that has none
+    Promote {
+        /// The master's id
+        id: u64,
+    },
+}
+
+/// `skiff status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Data directory of a master
+    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    pub data_dir: PathBuf,
+    /// Print JSON
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    pub output: Option<String>,
 }
 
 /// `skiff agent`.
@@ -221,6 +285,9 @@ pub enum TokenCommand {
         /// How long it may be used, such as 30m, 24h, 7d
         #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
         ttl: std::time::Duration,
+        /// Let the bearer become a master, which gets the cluster's keys
+        #[arg(long)]
+        master: bool,
     },
     /// List the tokens, without their secrets
     List,

@@ -5,7 +5,7 @@
 //! A node keeps a copy, so that it starts its pods again after a power cut
 //! even when no master answers yet.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ pub(super) struct ClusterInfo {
     pub(super) cluster_dns: IpAddr,
     /// Domain of the cluster DNS.
     pub(super) cluster_domain: String,
+    /// Where the masters serve.
+    #[serde(default)]
+    pub(super) masters: Vec<SocketAddr>,
 }
 
 /// Writes the settings into the cluster; nothing is written that is there already.

@@ -47,13 +47,9 @@ fn endpoint(text: &str) -> Option<String> {
 }
 
 /// Opens the store of the data directory, or the one that `args` name.
-pub(super) async fn open_store(
-    data_dir: &Path,
-    sealing_key: [u8; 32],
-    args: &StoreArgs,
-) -> anyhow::Result<Store> {
+pub(super) async fn open_store(config: StoreConfig, args: &StoreArgs) -> anyhow::Result<Store> {
     let Some(EtcdUrl(endpoints)) = &args.store else {
-        return Ok(Store::open(StoreConfig::new(data_dir.join("store"), sealing_key)).await?);
+        return Ok(Store::open(config).await?);
     };
     let read = |path: &Path| {
         std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
@@ -65,7 +61,7 @@ pub(super) async fn open_store(
         }
         (Some(ca), ..) => Some(EtcdTls { ca: read(ca)?, identity: None }),
     };
-    let config = EtcdConfig { tls, ..EtcdConfig::new(endpoints.clone(), sealing_key) };
+    let config = EtcdConfig { tls, ..EtcdConfig::new(endpoints.clone(), config.sealing_key) };
     Store::etcd(config).await.with_context(|| {
         format!("cannot use etcd at {}; is it there, and does it want TLS?", endpoints.join(","))
     })

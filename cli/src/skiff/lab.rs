@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use skiff_apiserver::join;
+use skiff_apiserver::join::{self, Purpose};
+use skiff_apiserver::members::Group;
 use skiff_client::Api;
 use skiff_lab::{Lab, Machine, Role};
 use tokio::time::timeout;
 
 use super::args::{LabArgs, LabCommand};
-use super::{preflight, ready, token};
+use super::{member, preflight, ready, token};
 
 /// How long a lab may take to become ready before it is called broken.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -28,9 +29,6 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
     preflight::need_root("skiff lab")?;
     let program = std::env::current_exe().context("cannot find my own program file")?;
     if let LabCommand::Up { masters, nodes } = args.command {
-        if masters > 1 {
-            bail!("this version runs labs of one master; leave --masters out");
-        }
         preflight::need_docker(Path::new("/var/run/docker.sock"))?;
         preflight::need_nft()?;
         let lab = Lab::create(&args.dir, masters, nodes, &program)?;
@@ -69,14 +67,17 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
 async fn up(lab: Lab) -> anyhow::Result<()> {
     let started = Instant::now();
     lab.ensure_network()?;
-    for master in lab.plan.masters() {
-        lab.start(master, None)?;
+    // The others join the first one, and at later starts all are needed at once.
+    for (place, master) in lab.plan.masters().enumerate() {
+        if place == 0 || lab.has_joined(master) {
+            lab.start(master, None)?;
+        }
     }
     lab.ensure_front()?;
-    let joined = timeout(START_PATIENCE, start_nodes(&lab)).await;
+    let joined = timeout(START_PATIENCE, start_others(&lab)).await;
     let logs = lab.plan.dir.display();
     let client = joined.with_context(|| {
-        format!("the master does not serve; its log is in {logs}/master-1.log")
+        format!("the masters do not serve; their logs are in {logs}/master-*.log")
     })??;
     let names: Vec<String> = lab.plan.nodes().map(|node| node.name.clone()).collect();
     timeout(START_PATIENCE, ready::nodes(client, &names)).await.with_context(|| {
@@ -91,8 +92,8 @@ async fn up(lab: Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for the first master, then lets the nodes join it.
-async fn start_nodes(lab: &Lab) -> anyhow::Result<Client> {
+/// Waits for the first master, then lets the other masters and the nodes join it.
+async fn start_others(lab: &Lab) -> anyhow::Result<Client> {
     let Some(master) = lab.plan.masters().next() else { bail!("the lab has no master") };
     let original = lab.plan.data_dir(master).join("admin.kubeconfig");
     let ours = lab.plan.dir.join("admin.kubeconfig");
@@ -111,17 +112,37 @@ async fn start_nodes(lab: &Lab) -> anyhow::Result<Client> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     let pin = token::ca_pin(&ours)?;
-    let token = loop {
+    let token = async |purpose| loop {
         // The namespaces are made a moment after the first answer.
-        match join::create_token(&client, &pin, TOKEN_TTL).await {
+        match join::create_token_for(&client, &pin, purpose, TOKEN_TTL).await {
             Ok(token) => break token.to_string(),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
+    let mut new = lab.plan.masters().skip(1).filter(|other| !lab.has_joined(other)).peekable();
+    if new.peek().is_some() {
+        let token = token(Purpose::Master).await;
+        for other in new {
+            lab.start(other, Some(&token))?;
+        }
+    }
+    let masters: Vec<_> = lab.plan.masters().collect();
+    // Nobody tells when a master gets its vote; this lasts a second or two.
+    while member::group(&ours).await.map_or(0, |group| voters(&group)) < masters.len() {
+        if let Some(ended) = masters.iter().find(|master| lab.pid(master).is_none()) {
+            bail!("{} ended at once; its log is {}", ended.name, lab.log(ended).display());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let token = token(Purpose::Node).await;
     for node in lab.plan.nodes() {
         lab.start(node, Some(&token))?;
     }
     Ok(client)
+}
+
+fn voters(group: &Group) -> usize {
+    group.members.iter().filter(|member| member.voter).count()
 }
 
 /// Copies a master's kubeconfig with the lab's loopback port in it.
@@ -163,24 +184,34 @@ async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
         anyhow::Ok(Api::<Node>::all(client).list(&Default::default()).await?)
     })
     .await;
-    let answered = matches!(nodes, Ok(Ok(_)));
     let nodes = nodes.ok().and_then(Result::ok).unwrap_or_default();
     let node_ready = |name: &str| {
         nodes
             .iter()
             .any(|node| node.metadata.name.as_deref() == Some(name) && ready::is_ready(node))
     };
+    let kubeconfig = lab.plan.dir.join("admin.kubeconfig");
+    let group = timeout(STATUS_PATIENCE, member::group(&kubeconfig)).await;
+    let members = group.ok().and_then(Result::ok).map_or_else(Vec::new, |group| group.members);
+    let member_of = |machine: &Machine| {
+        let address = machine.address.to_string();
+        members.iter().find(move |member| {
+            member.address.rsplit_once(':').is_some_and(|(host, _)| host == address)
+        })
+    };
+    let led = members.iter().any(|member| member.leader);
     let rows: Vec<Row> = (lab.plan.machines.iter())
         .map(|machine| {
             let pid = lab.pid(machine);
-            let serving = machine.role == Role::Master && pid.is_some() && answered;
+            let member = member_of(machine).filter(|_| pid.is_some());
+            let serving = member.is_some_and(|member| led && member.voter);
             Row {
                 name: &machine.name,
                 role: machine.role,
                 address: machine.address,
                 namespace: &machine.namespace,
                 pid,
-                leader: serving,
+                leader: member.is_some_and(|member| member.leader),
                 ready: serving || (pid.is_some() && node_ready(&machine.name)),
             }
         })
@@ -190,15 +221,15 @@ async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:<10} {:<7} {:<13} {:<8} {:<6} NAMESPACE",
-        "NAME", "ROLE", "ADDRESS", "PID", "READY"
+        "{:<10} {:<7} {:<13} {:<8} {:<6} {:<7} NAMESPACE",
+        "NAME", "ROLE", "ADDRESS", "PID", "READY", "LEADER"
     );
     for row in rows {
         let role = if row.role == Role::Master { "master" } else { "node" };
         let pid = row.pid.map_or("-".into(), |pid| pid.to_string());
         println!(
-            "{:<10} {role:<7} {:<13} {pid:<8} {:<6} {}",
-            row.name, row.address, row.ready, row.namespace
+            "{:<10} {role:<7} {:<13} {pid:<8} {:<6} {:<7} {}",
+            row.name, row.address, row.ready, row.leader, row.namespace
         );
     }
     Ok(())

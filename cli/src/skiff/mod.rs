@@ -14,6 +14,7 @@ mod server;
 
 mod cluster_info;
 pub mod etcd_url;
+mod join;
 mod master;
 mod node;
 
@@ -24,6 +25,7 @@ mod supervise;
 mod backup;
 mod down;
 mod lab;
+mod member;
 mod restore;
 mod token;
 
@@ -66,6 +68,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => wait_for(&args.common.log.clone(), agent::run(args)),
         Command::Down(args) => wait_for("warn", down::run(args)),
         Command::Token(args) => wait_for("warn", token::run(args)),
+        Command::Member(args) => wait_for("warn", member::run(args)),
+        Command::Status(args) => wait_for("warn", member::status(args)),
         Command::Backup(args) => wait_for("warn", backup::run(args)),
         Command::Restore(args) => restore::run(&args),
         Command::Lab(args) => return lab::run(args),

@@ -8,6 +8,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use skiff_apiserver::join::Purpose;
 use skiff_apiserver::{join, pki};
 
 use super::args::{TokenArgs, TokenCommand};
@@ -17,8 +18,10 @@ pub(super) async fn run(args: TokenArgs) -> anyhow::Result<()> {
     let kubeconfig = args.data_dir.join("admin.kubeconfig");
     let client = client(&kubeconfig).await?;
     match args.command {
-        TokenCommand::Create { ttl } => {
-            println!("{}", join::create_token(&client, &ca_pin(&kubeconfig)?, ttl).await?);
+        TokenCommand::Create { ttl, master } => {
+            let purpose = if master { Purpose::Master } else { Purpose::Node };
+            let pin = ca_pin(&kubeconfig)?;
+            println!("{}", join::create_token_for(&client, &pin, purpose, ttl).await?);
         }
         TokenCommand::List => {
             println!("{:<10} EXPIRES", "ID");

@@ -5,7 +5,7 @@ use std::time::Instant;
 use skiff_apiserver::user::UserInfo;
 
 use super::args::UpArgs;
-use super::master::Master;
+use super::master::{Identity, Master};
 use super::supervise::Supervisor;
 use super::{node, preflight, ready};
 
@@ -22,9 +22,17 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let address = args.common.node_ip.map_or_else(preflight::own_address, Ok)?;
 
     let mut supervisor = Supervisor::new();
+    let identity = Identity { name: name.clone(), joined_as: None, force_new_group: false };
     let master =
-        Master::start(&data_dir.path, address, &args.common, &args.cluster, &mut supervisor)
-            .await?;
+        Master::start(&data_dir.path, address, identity, &args.cluster, &mut supervisor).await?;
+    match master.ready(&args.common, &mut supervisor).await {
+        Ok(Some(())) => {}
+        ended => {
+            let stopped = supervisor.stop().await;
+            let closed = master.stop().await;
+            return ended.map(drop).and(stopped).and(closed);
+        }
+    }
     let user =
         UserInfo::new(&format!("system:node:{name}"), ["system:nodes", "system:authenticated"]);
     let cluster = node::Cluster {
