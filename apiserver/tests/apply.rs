@@ -273,6 +273,26 @@ async fn configurations_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
+async fn conflicts_are_told_in_bounded_space() {
+    let server = start().await;
+    let uri = "/apis/apps/v1/namespaces/default/controllerrevisions/r";
+    // A name as long as a body may be, above very many fields.
+    let revision = |value: &str| {
+        let fields: serde_json::Map<String, Value> =
+            (0..20_000).map(|at| (at.to_string(), json!(value))).collect();
+        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "r"},
+            "revision": 1, "data": {"x".repeat(200_000): fields}})
+    };
+    apply(&server, uri, "one", revision("1")).await.expect(201);
+    let status = apply(&server, uri, "two", revision("2")).await.expect(409);
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("Apply failed with 20000 conflicts: conflicts with \"one\":\n- .data.")
+    );
+    assert!(message.len() < 1_000_000, "{}", message.len());
+}
+
+#[tokio::test]
 async fn yaml_is_bounded_here_too() {
     let server = start().await;
     let uri = format!("{MAPS}/m?fieldManager=x");

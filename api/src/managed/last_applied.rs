@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Conflict, FieldSet, compare, fields};
+use super::{Conflict, compare, fields};
 use crate::shape::Struct;
 
 /// The manager for which this is done, and no other.
@@ -40,12 +40,11 @@ pub fn allowed_conflicts(
     let changed = compare(&applied, live, shape);
     own.subtract(&changed.written);
     own.subtract(&changed.removed);
-    let stays = |conflict: &Conflict| {
-        let mut field: FieldSet = conflict.field.clone();
-        field.subtract(&own);
-        !field.is_empty()
+    let stays = |mut conflict: Conflict| {
+        conflict.fields.subtract(&own);
+        (!conflict.fields.is_empty()).then_some(conflict)
     };
-    conflicts.into_iter().filter(stays).collect()
+    conflicts.into_iter().filter_map(stays).collect()
 }
 
 /// Writes a configuration that was just applied into the annotation, if the

@@ -51,15 +51,13 @@ struct Entry {
     fields: FieldSet,
 }
 
-/// A field that an applied configuration would change and another manager has.
+/// What an applied configuration would change and another manager has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// The manager, as messages name it.
     pub manager: String,
-    /// The field, as messages spell it.
-    pub path: String,
-    /// The field alone.
-    pub(super) field: FieldSet,
+    /// The fields.
+    pub fields: FieldSet,
 }
 
 /// All managers of an object.
@@ -199,14 +197,12 @@ impl Managers {
     }
 
     fn conflicts(&self, written: &FieldSet) -> Vec<Conflict> {
-        let mut conflicts = Vec::new();
-        for entry in &self.0 {
-            for field in entry.fields.intersection(written).split() {
-                let path = field.paths().concat();
-                conflicts.push(Conflict { manager: entry.to_string(), path, field });
-            }
-        }
-        conflicts.sort_by(|a, b| (&a.manager, &a.path).cmp(&(&b.manager, &b.path)));
+        let each = self.0.iter().map(|entry| {
+            let fields = entry.fields.intersection(written);
+            Conflict { manager: entry.to_string(), fields }
+        });
+        let mut conflicts: Vec<_> = each.filter(|conflict| !conflict.fields.is_empty()).collect();
+        conflicts.sort_by(|a, b| a.manager.cmp(&b.manager));
         conflicts
     }
 

@@ -125,40 +125,40 @@ impl FieldSet {
         Self::node(self.member && other.member, children)
     }
 
-    /// The paths in the set, each as a set of its own.
-    pub(super) fn split(&self) -> Vec<Self> {
-        let mut all = Vec::new();
-        if self.member {
-            all.push(Self::LEAF);
-        }
-        for (element, child) in &self.children {
-            let below = child.split().into_iter();
-            all.extend(
-                below.map(|child| Self { member: false, children: vec![(element.clone(), child)] }),
-            );
-        }
-        all
-    }
-
     /// Takes out a field and everything below it.
     pub fn remove_field(&mut self, name: &str) {
         self.children.retain(|(element, _)| !matches!(element, Element::Field(own) if own == name));
     }
 
-    /// The paths in the set, in messages' spelling: `.spec.replicas`.
-    pub fn paths(&self) -> Vec<String> {
+    /// How many paths are in the set.
+    pub fn len(&self) -> usize {
+        let below: usize = self.children.iter().map(|(_, child)| child.len()).sum();
+        usize::from(self.member) + below
+    }
+
+    /// The paths in the set, in messages' spelling: `.spec.replicas`; as many as
+    /// fit into that many bytes. A thousand paths may share a name as long as a
+    /// body, so the text can be much longer than what it was made from.
+    pub fn paths(&self, bytes: usize) -> Vec<String> {
         let mut paths = Vec::new();
-        self.collect("", &mut paths);
+        self.collect(&mut String::new(), bytes, &mut paths);
         paths
     }
 
-    fn collect(&self, path: &str, paths: &mut Vec<String>) {
+    /// Adds paths while they fit. Returns the room left, `None` if there is none.
+    fn collect(&self, path: &mut String, room: usize, paths: &mut Vec<String>) -> Option<usize> {
+        let mut room = room;
         if self.member {
-            paths.push(path.to_owned());
+            room = room.checked_sub(path.len())?;
+            paths.push(path.clone());
         }
         for (element, child) in &self.children {
-            child.collect(&format!("{path}{element}"), paths);
+            let length = path.len();
+            path.push_str(&element.to_string());
+            room = child.collect(path, room, paths)?;
+            path.truncate(length);
         }
+        Some(room)
     }
 }
 
@@ -185,6 +185,8 @@ mod tests {
 
     use super::*;
 
+    const ALL: usize = usize::MAX;
+
     fn set(fields: Value) -> FieldSet {
         FieldSet::parse(&fields).unwrap()
     }
@@ -196,7 +198,7 @@ mod tests {
         let read = set(fields.clone());
         assert_eq!(serde_json::to_value(&read).unwrap(), fields);
         assert_eq!(
-            read.paths(),
+            read.paths(ALL),
             [
                 ".metadata.labels",
                 ".metadata.labels.a",
@@ -206,11 +208,20 @@ mod tests {
         );
         // The same keys in another order are the same item.
         let other = json!({"k:{\"b\":1,\"a\":2}": {"f:x": {}}, "k:{\"a\":2,\"b\":1}": {"f:y": {}}});
-        assert_eq!(set(other).paths(), ["[a=2,b=1].x", "[a=2,b=1].y"]);
+        assert_eq!(set(other).paths(ALL), ["[a=2,b=1].x", "[a=2,b=1].y"]);
         for fields in [json!([]), json!({"spec": {}}), json!({"f:a": 1}), json!({"f:a": {"x": {}}})]
         {
             assert_eq!(FieldSet::parse(&fields), None, "{fields}");
         }
+    }
+
+    #[test]
+    fn paths_are_told_while_there_is_room() {
+        let long = format!("f:{}", "x".repeat(1000));
+        let set = set(json!({long: {"f:a": {}, "f:b": {}, "f:c": {}}}));
+        assert_eq!(set.len(), 3);
+        assert_eq!(set.paths(2500).len(), 2);
+        assert_eq!(set.paths(10).len(), 0);
     }
 
     #[test]
@@ -220,7 +231,7 @@ mod tests {
         assert_eq!(a, set(json!({"f:a": {"f:b": {}}})));
         // A path is not what lies below it.
         a.subtract(&set(json!({"f:a": {}})));
-        assert_eq!(a.paths(), [".a.b"]);
+        assert_eq!(a.paths(ALL), [".a.b"]);
         a.subtract(&set(json!({"f:a": {".": {}, "f:b": {}}})));
         assert!(a.is_empty());
     }
@@ -243,17 +254,17 @@ mod tests {
         fn the_laws_of_sets(a in any_set(), b in any_set()) {
             let mut union = a.clone();
             union.union(b.clone());
-            let mut all: Vec<_> = a.paths().into_iter().chain(b.paths()).collect();
+            let mut all: Vec<_> = a.paths(ALL).into_iter().chain(b.paths(ALL)).collect();
             all.sort();
             all.dedup();
-            let mut paths = union.paths();
+            let mut paths = union.paths(ALL);
             paths.sort();
             prop_assert_eq!(paths, all);
 
             let mut only_a = a.clone();
             only_a.subtract(&b);
-            let expected: Vec<_> = a.paths().into_iter().filter(|p| !b.paths().contains(p)).collect();
-            prop_assert_eq!(only_a.paths(), expected);
+            let expected: Vec<_> = a.paths(ALL).into_iter().filter(|p| !b.paths(ALL).contains(p)).collect();
+            prop_assert_eq!(only_a.paths(ALL), expected);
             only_a.union(a.intersection(&b));
             prop_assert_eq!(&only_a, &a);
             let written = serde_json::to_value(&a).unwrap();

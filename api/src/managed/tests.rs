@@ -24,7 +24,7 @@ fn owners(managers: &Managers) -> Vec<String> {
     let entries = list.as_array().unwrap().iter().map(|entry| {
         let fields = FieldSet::parse(&entry["fieldsV1"]).unwrap();
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-        format!("{} {}: {}", text("manager"), text("operation"), fields.paths().join(" "))
+        format!("{} {}: {}", text("manager"), text("operation"), fields.paths(usize::MAX).join(" "))
     });
     entries.collect()
 }
@@ -36,9 +36,15 @@ fn apply(
     config: Value,
 ) -> Result<Value, Vec<String>> {
     let map = shape("core.v1.ConfigMap");
-    managers.apply(live, &config, map, &writer(manager, T2), false).map_err(|conflicts| {
-        conflicts.into_iter().map(|c| format!("{} {}", c.manager, c.path)).collect()
-    })
+    managers
+        .apply(live, &config, map, &writer(manager, T2), false)
+        .map_err(|conflicts| shown(&conflicts))
+}
+
+/// Conflicts as `MANAGER PATH…`.
+fn shown(conflicts: &[Conflict]) -> Vec<String> {
+    let show = |c: &Conflict| format!("{} {}", c.manager, c.fields.paths(usize::MAX).join(" "));
+    conflicts.iter().map(show).collect()
 }
 
 fn map(data: Value) -> Value {
@@ -208,7 +214,7 @@ fn atomic_things_change_as_a_whole() {
     let live = managers.apply(&json!({}), &a, service, &writer("a", T1), false).unwrap();
     let b = json!({"spec": {"selector": {"b": "1"}}});
     let refused = managers.apply(&live, &b, service, &writer("b", T2), false).unwrap_err();
-    assert_eq!(refused[0].path, ".spec.selector");
+    assert_eq!(shown(&refused), ["\"a\" .spec.selector"]);
     let forced = managers.apply(&live, &b, service, &writer("b", T2), true).unwrap();
     assert_eq!(forced, json!({"spec": {"selector": {"b": "1"}, "externalIPs": ["1"]}}));
     assert_eq!(owners(&managers), ["a Apply: .spec.externalIPs", "b Apply: .spec.selector"]);
@@ -319,7 +325,7 @@ fn kubectl_takes_over_what_it_applied_by_itself() {
         managers.apply(&changed, &config, config_map, &writer(KUBECTL, T2), false).unwrap_err();
     assert_eq!(conflicts.len(), 2);
     let left = allowed_conflicts(conflicts.clone(), &changed, config_map, Some);
-    assert_eq!(left.iter().map(|c| c.path.as_str()).collect::<Vec<_>>(), [".data.b"]);
+    assert_eq!(shown(&left), ["\"edit\" using v1 .data.b"]);
     let all = allowed_conflicts(conflicts, &applied, config_map, Some);
     assert_eq!(all.len(), 2, "without the annotation nothing is allowed");
 
@@ -436,7 +442,7 @@ proptest! {
         let object = managers.apply(&live, &config, deployment, &writer("me", T1), true).unwrap();
         let mut missing = fields(&config, deployment);
         missing.subtract(&fields(&object, deployment));
-        prop_assert!(missing.is_empty(), "{:?}", missing.paths());
+        prop_assert!(missing.is_empty(), "{:?}", missing.paths(usize::MAX));
         let changes = compare(&object, &merge::merge(object.clone(), &config, deployment), deployment);
         prop_assert!(changes.is_empty());
     }

@@ -208,28 +208,44 @@ pub(super) fn attach(object: &mut Value, managers: &Managers) -> Result<(), ApiE
     Ok(())
 }
 
+/// The longest text about fields in conflict.
+const MAX_TEXT: usize = 256 * 1024;
+
 /// 409: others have what would change.
 pub(super) fn conflict(conflicts: &[Conflict]) -> ApiError {
-    let text = match conflicts {
-        [one] => {
-            format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, one.path)
+    let count: usize = conflicts.iter().map(|conflict| conflict.fields.len()).sum();
+    let mut room = MAX_TEXT;
+    let told: Vec<(&str, Vec<String>)> = conflicts
+        .iter()
+        .map(|conflict| {
+            let paths = conflict.fields.paths(room);
+            room -= paths.iter().map(String::len).sum::<usize>();
+            (conflict.manager.as_str(), paths)
+        })
+        .collect();
+    let text = match told.as_slice() {
+        [(manager, paths)] if count == 1 => {
+            format!("Apply failed with 1 conflict: conflict with {manager}: {}", paths.concat())
         }
-        many => {
+        told => {
             let mut lines = Vec::new();
-            for by in many.chunk_by(|a, b| a.manager == b.manager) {
-                lines.push(format!("conflicts with {}:", by[0].manager));
-                lines.extend(by.iter().map(|conflict| format!("- {}", conflict.path)));
+            for (manager, paths) in told {
+                lines.push(format!("conflicts with {manager}:"));
+                lines.extend(paths.iter().map(|path| format!("- {path}")));
             }
-            format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
+            format!("Apply failed with {count} conflicts: {}", lines.join("\n"))
         }
     };
-    let cause = |conflict: &Conflict| Cause {
+    let cause = |manager: &str, path: String| Cause {
         reason: "FieldManagerConflict",
-        message: format!("conflict with {}", conflict.manager),
-        field: conflict.path.clone(),
+        message: format!("conflict with {manager}"),
+        field: path,
     };
     let mut error = ApiError::new(http::StatusCode::CONFLICT, "Conflict", text);
-    error.causes = conflicts.iter().map(cause).collect();
+    error.causes = told
+        .into_iter()
+        .flat_map(|(manager, paths)| paths.into_iter().map(move |path| cause(manager, path)))
+        .collect();
     error
 }
 
