@@ -23,6 +23,7 @@ use crate::node::{Health, NodeAgent};
 use crate::pod::context::{Context, chain};
 use crate::pod::manager::{Directory, Manager};
 use crate::pod::objects::Objects;
+use crate::pod::static_pods::Folder;
 use crate::probe::Probes;
 use crate::runtime::docker::Docker;
 use crate::runtime::{Runtime, daemon, sandbox_image};
@@ -59,6 +60,13 @@ async fn run_on(
     let pods_dir = config.data_dir.join("pods");
     std::fs::create_dir_all(&pods_dir)
         .with_context(|| format!("cannot create {}", pods_dir.display()))?;
+    let folder = match &config.static_pods {
+        Some(path) => Some(
+            Folder::open(path, &config.node_name)
+                .with_context(|| format!("cannot watch static pods in {}", path.display()))?,
+        ),
+        None => None,
+    };
     // All parts end together, whichever is first.
     let cancel = cancel.child_token();
     let _stop = cancel.clone().drop_guard();
@@ -154,7 +162,8 @@ async fn run_on(
         metrics,
         config,
     });
-    let manager = Manager::new(ctx, directory, runtime_tx, api_back, cancel.clone());
+    let manager =
+        Manager::new(ctx, directory, runtime_tx, api_back, cancel.clone()).with_static_pods(folder);
     tasks.spawn(named("pods", manager.run()));
 
     tokio::select! {

@@ -37,6 +37,8 @@ pub struct Config {
     pub node_labels: BTreeMap<String, String>,
     /// Taints of the Node object when it is created, as `key=value:Effect`.
     pub register_taints: Vec<String>,
+    /// A folder of manifests that run here whatever the API says. Default: none.
+    pub static_pods: Option<PathBuf>,
     /// Resources beyond those of the machine, by name.
     pub extended_resources: BTreeMap<String, String>,
     /// The cluster's CA in PEM: who may call the agent's server, and what pods
@@ -66,6 +68,7 @@ impl Config {
             cluster_cidr: "10.244.0.0/16".into(),
             node_labels: BTreeMap::new(),
             register_taints: Vec::new(),
+            static_pods: None,
             extended_resources: BTreeMap::new(),
             server_ca_pem: String::new(),
             max_pods: 110,

@@ -44,6 +44,15 @@ pub async fn delete_object(ctx: &Context, pod: &Pod) -> Result<(), String> {
     }
 }
 
+/// Creates the mirror of a static pod. `None` when there is one already.
+pub(super) async fn create_mirror(ctx: &Context, mirror: &Pod) -> Result<Option<Arc<Pod>>, String> {
+    match pods(ctx, mirror).create(&PostParams::default(), mirror).await {
+        Ok(made) => Ok(Some(Arc::new(made))),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(None),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
 fn pods(ctx: &Context, pod: &Pod) -> Api<Pod> {
     Api::namespaced(ctx.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default())
 }

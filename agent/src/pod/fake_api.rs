@@ -181,6 +181,9 @@ impl FakeApi {
         if self.get(&path).is_some() {
             return refuse(409, "AlreadyExists");
         }
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = json!(format!("uid-{}", self.lock().revision));
+        }
         self.put(&path, object);
         reply(&self.get(&path).unwrap_or_default())
     }

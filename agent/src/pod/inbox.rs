@@ -27,6 +27,8 @@ pub struct Inbox {
 pub(super) struct News {
     pub(super) pod: Option<Arc<Pod>>,
     pub(super) gone: bool,
+    /// What the API has as the mirror of a static pod.
+    pub(super) mirror: Option<Option<Arc<Pod>>>,
     /// All containers of the pod, after a list.
     pub(super) containers: Option<Vec<Container>>,
     /// Containers that ended or were removed.
@@ -57,6 +59,11 @@ impl Inbox {
     /// The API has no such pod any more.
     pub fn gone(&self) {
         self.tell(|news| news.gone = true);
+    }
+
+    /// The mirror of a static pod, as the API has it now.
+    pub(super) fn mirror(&self, mirror: Option<Arc<Pod>>) {
+        self.tell(|news| news.mirror = Some(mirror));
     }
 
     /// All containers of the pod.

@@ -6,6 +6,7 @@
 //! have is removed, but only after the API has answered with a full list: an
 //! API that is away or starts up removes nothing.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,9 +21,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
+use super::api;
 use super::context::Context;
 use super::inbox::Inbox;
 use super::model::{Health, uid};
+use super::static_pods::{Folder, mirrored};
 use super::worker::Worker;
 use crate::runtime::{Container, Event, EventKind, RuntimeError, labels};
 
@@ -96,6 +99,10 @@ pub struct Manager {
     listed: bool,
     /// The UIDs of a list that is coming in.
     listing: BTreeSet<String>,
+    /// The folder of static pods.
+    folder: Option<Folder>,
+    /// Static pods by UID, each with the mirror that the API has.
+    statics: BTreeMap<String, Option<Arc<Pod>>>,
     cancel: CancellationToken,
 }
 
@@ -117,8 +124,15 @@ impl Manager {
             containers: BTreeMap::new(),
             listed: false,
             listing: BTreeSet::new(),
+            folder: None,
+            statics: BTreeMap::new(),
             cancel,
         }
+    }
+
+    /// The same with the pods of a folder.
+    pub fn with_static_pods(self, folder: Option<Folder>) -> Self {
+        Self { folder, ..self }
     }
 
     /// Runs until cancelled. Pods go on running.
@@ -127,9 +141,25 @@ impl Manager {
         // Adoption: what runs is known before the first pod is looked at.
         let Some(mut runtime_events) = self.connect().await else { return };
         let api_back = self.api_back.clone();
+        let folder = self.folder.take();
+        if let Some(folder) = &folder {
+            self.take_static(folder.read());
+        }
+        let folder_changed = async || match &folder {
+            Some(folder) => folder.changed().await,
+            None => std::future::pending().await,
+        };
         let mut pods = self.watch_pods();
         loop {
             tokio::select! {
+                changed = folder_changed() => match (changed, &folder) {
+                    (Ok(()), Some(folder)) => self.take_static(folder.read()),
+                    (Err(error), _) => {
+                        warn!(%error, "the folder of static pods is no longer watched");
+                        break;
+                    }
+                    (Ok(()), None) => {}
+                },
                 () = cancel.cancelled() => break,
                 event = pods.next() => match event {
                     Some(Ok(event)) => self.take_pod(event).await,
@@ -214,7 +244,24 @@ impl Manager {
 
     async fn take_pod(&mut self, event: watcher::Event<Pod>) {
         match event {
-            watcher::Event::Init => self.listing.clear(),
+            watcher::Event::Init => {
+                self.listing.clear();
+                self.statics.values_mut().for_each(|mirror| *mirror = None);
+            }
+            watcher::Event::InitApply(pod) if mirrored(&pod).is_some() => self.take_mirror(pod),
+            watcher::Event::Apply(pod) if mirrored(&pod).is_some() => {
+                self.take_mirror(pod);
+                self.tell_mirrors();
+            }
+            watcher::Event::Delete(pod) if mirrored(&pod).is_some() => {
+                let mirror = mirrored(&pod).and_then(|uid| self.statics.get_mut(uid));
+                if let Some(mirror) = mirror
+                    && mirror.as_deref().is_some_and(|known| uid(known) == uid(&pod))
+                {
+                    *mirror = None;
+                    self.tell_mirrors();
+                }
+            }
             watcher::Event::InitApply(pod) => {
                 self.listing.insert(uid(&pod).to_owned());
                 self.ensure(pod);
@@ -231,12 +278,63 @@ impl Manager {
             watcher::Event::InitDone => {
                 let listing = std::mem::take(&mut self.listing);
                 for (uid, inbox) in self.inboxes().iter() {
-                    if !listing.contains(uid) {
+                    if !listing.contains(uid) && !self.statics.contains_key(uid) {
                         inbox.gone();
                     }
                 }
                 self.listed = true;
+                self.tell_mirrors();
                 self.sweep().await;
+            }
+        }
+    }
+
+    /// The folder has these pods now: starts the new ones, ends the others.
+    fn take_static(&mut self, pods: BTreeMap<String, Pod>) {
+        let gone: Vec<String> =
+            self.statics.keys().filter(|uid| !pods.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            self.statics.remove(&uid);
+            if let Some(inbox) = self.directory.get(&uid) {
+                inbox.gone();
+            }
+        }
+        for (uid, pod) in pods {
+            if let Entry::Vacant(new) = self.statics.entry(uid) {
+                new.insert(None);
+                self.ensure(pod);
+            }
+        }
+        if self.listed {
+            self.tell_mirrors();
+        }
+    }
+
+    /// Sorts a mirror to its static pod. One without a pod here, or one that
+    /// somebody deletes, has to go.
+    fn take_mirror(&mut self, pod: Pod) {
+        let known = mirrored(&pod).and_then(|uid| self.statics.get_mut(uid));
+        match known {
+            Some(mirror) if pod.metadata.deletion_timestamp.is_none() => {
+                *mirror = Some(Arc::new(pod));
+            }
+            _ => {
+                let ctx = self.ctx.clone();
+                self.workers.spawn(async move {
+                    if let Err(error) = api::delete_object(&ctx, &pod).await {
+                        warn!(error, name = pod.metadata.name, "mirror not deleted");
+                    }
+                    String::new()
+                });
+            }
+        }
+    }
+
+    /// Tells the workers of static pods what the API has of them.
+    fn tell_mirrors(&self) {
+        for (uid, mirror) in &self.statics {
+            if let Some(inbox) = self.directory.get(uid) {
+                inbox.mirror(mirror.clone());
             }
         }
     }

@@ -21,6 +21,7 @@ pub mod status;
 pub mod inbox;
 pub mod manager;
 mod report;
+pub mod static_pods;
 pub mod worker;
 
 pub mod api;

@@ -52,7 +52,8 @@ impl Worker {
         {
             return;
         }
-        let base = self.base();
+        let Some(shown) = self.shown() else { return };
+        let base = self.base(&shown);
         // After a restart the address is known only once the sandbox has been
         // looked at; until then what the API has is not worse.
         let unknown = self.observed.live_sandbox().is_some() && self.observed.ips.is_empty();
@@ -86,9 +87,9 @@ impl Worker {
 
     /// The pod with the newest status that we know: our own part as last
     /// written, the part of others as the API has it. The watch may be behind.
-    fn base(&self) -> Pod {
-        let mut base = (*self.pod).clone();
-        let reported = self.reported.as_ref().filter(|own| !own.is_overruled_by(&self.pod));
+    fn base(&self, shown: &Pod) -> Pod {
+        let mut base = shown.clone();
+        let reported = self.reported.as_ref().filter(|own| !own.is_overruled_by(shown));
         let Some(Reported { status: reported, .. }) = reported else { return base };
         let theirs = base.status.take().unwrap_or_default();
         let mut conditions = reported.conditions.clone().unwrap_or_default();

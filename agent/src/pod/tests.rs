@@ -3,6 +3,7 @@
 
 mod changes;
 mod faults;
+mod static_pods;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::context::{Context, Network};
 use super::fake_api::FakeApi;
 use super::manager::{Directory, Manager};
 use super::objects::Objects;
+use super::static_pods::Folder;
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Images;
@@ -87,6 +89,10 @@ impl<R: Runtime> TestNode<R> {
         Config::new("n1", self.dir.path())
     }
 
+    fn static_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("static")
+    }
+
     fn start(&mut self) {
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -125,7 +131,11 @@ impl<R: Runtime> TestNode<R> {
             metrics: Metrics::new().unwrap(),
         });
         let (runtime_tx, _) = watch::channel(None);
-        tasks.spawn(Manager::new(ctx, directory, runtime_tx, Arc::default(), cancel.clone()).run());
+        // A node has static pods when a test made it a folder for them.
+        let folder = Some(self.static_dir()).filter(|dir| dir.exists());
+        let folder = folder.map(|dir| Folder::open(&dir, "n1").unwrap());
+        let manager = Manager::new(ctx, directory, runtime_tx, Arc::default(), cancel.clone());
+        tasks.spawn(manager.with_static_pods(folder).run());
         self.agent = Some((cancel, tasks));
     }
 
@@ -145,9 +155,14 @@ impl<R: Runtime> TestNode<R> {
 
     /// Waits until the pod's object satisfies `wanted`.
     async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until_at(POD, what, wanted).await
+    }
+
+    /// The same for the object at a path.
+    async fn until_at(&self, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let wait = async {
             loop {
-                let pod = self.api.get(POD).unwrap_or_default();
+                let pod = self.api.get(path).unwrap_or_default();
                 if wanted(&pod) {
                     return pod;
                 }
@@ -156,7 +171,7 @@ impl<R: Runtime> TestNode<R> {
         };
         match tokio::time::timeout(Duration::from_secs(30), wait).await {
             Ok(pod) => pod,
-            Err(_) => panic!("{what} did not happen: {:#}", self.api.get(POD).unwrap_or_default()),
+            Err(_) => panic!("{what} did not happen: {:#}", self.api.get(path).unwrap_or_default()),
         }
     }
 

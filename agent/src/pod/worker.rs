@@ -10,6 +10,7 @@
 
 mod act;
 mod done;
+mod mirror;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::runtime::{Container, RuntimeError};
 use crate::volume::Volumes;
 
 pub(super) use done::Done;
+use mirror::Mirror;
 
 /// Why the worker looks again after a failed step, and when.
 #[derive(Default)]
@@ -70,6 +72,8 @@ pub struct Worker {
     /// that it has been given.
     wanted: Arc<Pod>,
     pub(super) gone: bool,
+    mirror: Mirror,
+    mirror_retry: Retry,
     pub(super) observed: Observed,
     volumes: Option<Volumes>,
     tokens: Tokens,
@@ -114,6 +118,8 @@ impl Worker {
             ctx,
             inbox,
             wanted: pod.clone(),
+            mirror: Mirror::of(&pod),
+            mirror_retry: Retry::default(),
             pod,
             gone,
             observed,
@@ -146,6 +152,7 @@ impl Worker {
             let plan = plan_pod(&self.wanted, self.gone, &self.observed, now);
             let again = self.act(&plan, now).await;
             self.watch_probes().await;
+            self.ensure_mirror(now);
             self.report(now);
             if again {
                 continue;
@@ -153,8 +160,13 @@ impl Worker {
             if self.gone && self.observed.cleaned {
                 return self.leave().await;
             }
-            let due =
-                [plan.deadline, self.volumes_due(now), self.end_retry.at, self.report_retry.at];
+            let due = [
+                plan.deadline,
+                self.volumes_due(now),
+                self.end_retry.at,
+                self.report_retry.at,
+                self.mirror_retry.at,
+            ];
             let due = due.into_iter().flatten().min();
             let sleep = async {
                 match due {
@@ -211,6 +223,7 @@ impl Worker {
     }
 
     async fn leave(mut self) {
+        self.remove_mirror().await;
         for id in std::mem::take(&mut self.probed) {
             self.ctx.probes.forget(&id).await;
         }
@@ -229,6 +242,9 @@ impl Worker {
             self.pod = pod;
         }
         self.gone |= news.gone;
+        if let Some(mirror) = news.mirror {
+            self.take_mirror(mirror);
+        }
         if let Some(found) = news.containers {
             self.take_containers(found).await;
         }

@@ -39,6 +39,7 @@ pub(super) fn start(
         cluster_dns: cluster.info.cluster_dns,
         cluster_domain: cluster.info.cluster_domain.clone(),
         cluster_cidr: cluster.info.cluster_cidr.to_string(),
+        static_pods: node.static_pods.clone(),
         node_labels: node.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         server_ca_pem: cluster.ca_pem,
         lease_duration: Duration::from_secs(common.node_lease_seconds.into()),

@@ -1,9 +1,10 @@
 //! What came of a worker's jobs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tracing::{debug, warn};
 
 use super::super::apply::{self, Failed, Ready};
@@ -27,6 +28,7 @@ pub(in crate::pod) enum Done {
     Released(Result<(), String>),
     Cleaned(Result<(), String>),
     Deleted(Result<(), String>),
+    Mirrored(Result<Option<Arc<Pod>>, String>),
     Reported(Box<PodStatus>, Result<Option<Revision>, String>),
 }
 
@@ -152,6 +154,7 @@ impl Worker {
                 self.observed.busy.remove(labels::SANDBOX);
                 self.ended(result, "pod's object not deleted", now, |worker| worker.deleted = true);
             }
+            Done::Mirrored(result) => self.take_mirrored(result, now),
             Done::Reported(status, result) => {
                 self.reporting = false;
                 match result {
