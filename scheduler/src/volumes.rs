@@ -227,7 +227,7 @@ impl Volumes {
         if !wants.bound.iter().all(|volume| reaches(volume, node)) {
             return Err(Refusal::VolumeElsewhere);
         }
-        self.choose(wants, node).map(drop)
+        if wants.delayed.is_empty() { Ok(()) } else { self.choose(wants, node).map(drop) }
     }
 
     /// How the claims that wait are served on the node. A claim with an open

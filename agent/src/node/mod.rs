@@ -7,6 +7,7 @@
 
 mod address;
 mod condition;
+mod features;
 mod lease;
 mod machine;
 mod register;

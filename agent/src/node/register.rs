@@ -14,7 +14,7 @@ use skiff_api::volume::LOCAL_VOLUMES_DIR;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::NodeAgent;
+use super::{NodeAgent, features};
 use crate::events::Severity;
 use crate::pod::context::chain;
 use crate::runtime::sandbox_image;
@@ -92,6 +92,8 @@ impl NodeAgent {
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
+        labels.extend(features::labels());
+        // What the user says is stronger.
         labels.extend(self.config.node_labels.clone());
         labels
     }

@@ -130,7 +130,7 @@ async fn refusals(fixture: &Fixture) {
     fixture.clean().await;
 }
 
-/// Images are found by name, loaded and removed.
+/// Images are found by name, loaded, saved and removed, unless in use.
 async fn images(fixture: &Fixture) {
     let runtime = fixture.runtime.as_ref();
     assert_eq!(runtime.image("skiff/none:1").await.unwrap(), None);
@@ -139,8 +139,18 @@ async fn images(fixture: &Fixture) {
     assert!(image.has_command && image.tags.iter().any(|tag| tag == IMAGE), "{image:?}");
     assert!(runtime.image(&image.id).await.unwrap().is_some(), "also found by id");
     assert!(runtime.images().await.unwrap().iter().any(|known| known.id == image.id));
+    let tar: Vec<_> = runtime.save(IMAGE).await.unwrap().collect().await;
     runtime.remove_image(IMAGE).await.unwrap();
     runtime.remove_image(IMAGE).await.expect("removing twice is fine");
+    let names = runtime.load_stream(Box::pin(futures::stream::iter(tar))).await.unwrap();
+    assert_eq!(names, [IMAGE], "what was saved can be loaded");
+    let id = runtime.create(&ContainerSpec { image: IMAGE.into(), ..fixture.spec("user") }).await;
+    let used = runtime.remove_image(IMAGE).await;
+    assert!(matches!(used, Err(RuntimeError::Conflict(_))), "{used:?}");
+    runtime.remove(&id.unwrap()).await.unwrap();
+    runtime.remove_image(IMAGE).await.unwrap();
+    let broken = runtime.load(Bytes::from_static(b"no tar")).await;
+    assert!(broken.is_err(), "{broken:?}");
     assert_eq!(runtime.image(IMAGE).await.unwrap(), None);
 }
 
