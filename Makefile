@@ -4,7 +4,7 @@ SHELL := bash
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help build demo down test lint unit etcd e2e doc bench deps images clean
+.PHONY: help build demo down test lint unit etcd e2e doc bench deps images clean sim
 
 help: ## List the targets
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -26,6 +26,9 @@ lint: ## Formatting, and clippy with warnings denied
 
 unit: ## Unit and integration tests of every crate but the end-to-end ones
 	$(CARGO) test --workspace --exclude skiff-tests --exclude skiff-bench
+
+sim: ## Simulate groups of masters and their faults: make sim SEEDS=N [FROM=SEED]
+	SKIFF_SIM_SEEDS=$(or $(SEEDS),2000) SKIFF_SIM_FROM=$(or $(FROM),0) $(CARGO) test -p skiff-store --lib sim::no_seed -- --nocapture
 
 etcd: ## The store's and the API server's tests on Debian's etcd-server
 	SKIFF_NEED_ETCD=1 $(CARGO) test -p skiff-store --test store --test etcd

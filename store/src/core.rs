@@ -362,6 +362,17 @@ impl<L: LogStore> Core<L> {
     }
 }
 
+impl<L: LogStore> std::fmt::Debug for Core<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("member", &self.member)
+            .field("ticks", &self.ticks)
+            .field("proposals", &self.proposals)
+            .field("reads", &self.reads)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Applies a transaction of a log entry of `term`.
 pub(crate) fn apply_txn(machine: &mut Machine, txn: Txn, term: u64) -> Result<Outcome, StoreError> {
     // The entry's term is the same on every member, so all refuse alike.

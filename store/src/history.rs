@@ -95,6 +95,14 @@ impl History {
         self.newest = self.newest.max(revision);
     }
 
+    /// A bug on purpose: the oldest event is gone, and nobody can tell.
+    #[cfg(test)]
+    pub(crate) fn lose_oldest(&mut self) {
+        if let Some((_, event)) = self.ring.pop_front() {
+            self.bytes -= event_bytes(&event);
+        }
+    }
+
     /// The revision from which the oldest resume is possible.
     pub(crate) fn floor(&self) -> Revision {
         self.floor

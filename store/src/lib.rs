@@ -42,6 +42,8 @@ mod disk;
 mod etcd;
 mod keeper;
 mod sealing;
+#[cfg(test)]
+mod sim;
 mod snapshot_file;
 mod state;
 

@@ -113,7 +113,9 @@ impl<L: LogStore> Core<L> {
         self.group.followers().into_iter().find_map(|(id, matched, active)| {
             let wanted = members.learners.contains(&id)
                 && members.contacts.get(&id).is_some_and(|contact| contact.promote);
-            (wanted && active && matched + CAUGHT_UP >= last)
+            // Raft takes a new member for alive before it was ever heard of.
+            let answers = active && matched > 0;
+            (wanted && answers && matched + CAUGHT_UP >= last)
                 .then_some(Change::Promote { id, replaces: None })
         })
     }

@@ -32,6 +32,7 @@ const MAX_BATCH_BYTES: usize = 1 << 20;
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// A batch or a change of members with its callers.
+#[derive(Debug)]
 struct Waiting {
     payload: Payload,
     tickets: Vec<Ticket>,
@@ -42,6 +43,7 @@ struct Waiting {
 }
 
 /// All that was proposed here and has not come back.
+#[derive(Debug)]
 pub(super) struct Proposals {
     run: u64,
     patience: u64,
@@ -106,6 +108,10 @@ impl Proposals {
         if self.taken_term != term {
             self.taken.clear();
             self.taken_term = term;
+        }
+        #[cfg(test)]
+        if crate::sim::planted::is_planted(crate::sim::planted::Fault::RepeatForwards) {
+            return true;
         }
         let last = self.taken.entry(run).or_default();
         let new = number > *last;

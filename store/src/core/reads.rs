@@ -3,9 +3,11 @@
 //! Raft is asked from which index on the state is current; when that index has
 //! been applied here, the published state is the answer. One question is on its
 //! way at a time and serves all who asked before it was sent; whoever comes
-//! later waits for the next one. Every question has its own context, and a
-//! silent one is repeated: Raft drops questions without a word while nobody
+//! later waits for the next one. Every question has its own context, and beside
+//! a silent one another is asked: Raft drops questions without a word while nobody
 //! leads or the leader has not committed in its term.
+
+use std::collections::VecDeque;
 
 use super::{Core, Ticket};
 use crate::group::Read;
@@ -16,12 +18,14 @@ use crate::types::StoreError;
 const RETRY_TICKS: u64 = 3;
 
 /// Somebody who waits, until a tick.
+#[derive(Debug)]
 struct Waiting {
     ticket: Ticket,
     until: u64,
 }
 
-/// A question on its way.
+/// A question on its way, with those who came since the one before it.
+#[derive(Debug)]
 struct Asked {
     context: Vec<u8>,
     at: u64,
@@ -29,29 +33,31 @@ struct Asked {
 }
 
 /// All reads that wait.
+#[derive(Debug)]
 pub(super) struct Reads {
     run: u64,
     patience: u64,
     next: u64,
     gathering: Vec<Waiting>,
-    asked: Option<Asked>,
+    /// Oldest first; more than one only while the answers are slow to come.
+    asked: VecDeque<Asked>,
     /// Answered by Raft; readable once this index is applied.
     current: Vec<(u64, Vec<Waiting>)>,
 }
 
 impl Reads {
     pub(super) fn new(run: u64, patience: u64) -> Self {
-        let (gathering, current) = (Vec::new(), Vec::new());
-        Self { run, patience, next: 0, gathering, asked: None, current }
+        let (gathering, asked, current) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self { run, patience, next: 0, gathering, asked, current }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.gathering.is_empty() && self.asked.is_none() && self.current.is_empty()
+        self.gathering.is_empty() && self.asked.is_empty() && self.current.is_empty()
     }
 
     /// The context of the next question, if one should be asked now.
     fn question(&mut self, now: u64) -> Option<Vec<u8>> {
-        match &mut self.asked {
+        match self.asked.back() {
             None if self.gathering.is_empty() => return None,
             Some(asked) if now < asked.at + RETRY_TICKS => return None,
             _ => {}
@@ -59,20 +65,21 @@ impl Reads {
         self.next += 1;
         let mut context = self.run.to_le_bytes().to_vec();
         context.extend_from_slice(&self.next.to_le_bytes());
-        // A repeated question answers those who came meanwhile as well.
-        let mut waiting = self.asked.take().map_or_else(Vec::new, |asked| asked.waiting);
-        waiting.append(&mut self.gathering);
-        self.asked = Some(Asked { context: context.clone(), at: now, waiting });
+        let waiting = std::mem::take(&mut self.gathering);
+        self.asked.push_back(Asked { context: context.clone(), at: now, waiting });
         Some(context)
     }
 
-    /// Raft has answered. Answers to questions that were repeated meanwhile are
-    /// not needed any more.
+    /// Raft has answered. An answer serves all who asked before its question
+    /// was sent: also those of the questions before it, which may be lost.
     pub(super) fn answered(&mut self, reads: Vec<Read>) {
         for read in reads {
-            if let Some(asked) = self.asked.take_if(|asked| asked.context == read.context) {
-                self.current.push((read.index, asked.waiting));
-            }
+            let Some(last) = self.asked.iter().position(|asked| asked.context == read.context)
+            else {
+                continue;
+            };
+            let waiting = self.asked.drain(..=last).flat_map(|asked| asked.waiting).collect();
+            self.current.push((read.index, waiting));
         }
     }
 
@@ -105,7 +112,9 @@ impl Reads {
         self.asked.iter_mut().for_each(|asked| sift(&mut asked.waiting));
         self.current.iter_mut().for_each(|(_, waiting)| sift(waiting));
         self.current.retain(|(_, waiting)| !waiting.is_empty());
-        self.asked.take_if(|asked| asked.waiting.is_empty());
+        if self.asked.iter().all(|asked| asked.waiting.is_empty()) {
+            self.asked.clear();
+        }
         late
     }
 }
@@ -172,11 +181,29 @@ mod tests {
         assert_eq!(reads.question(RETRY_TICKS - 1), None);
         let second = reads.question(RETRY_TICKS).unwrap();
         assert_ne!(first, second);
-        reads.answered(answer(first, 1));
-        assert!(reads.readable(9).is_empty(), "an answer to the old question");
         assert!(reads.late(9).is_empty());
         assert_eq!(reads.late(10), [1]);
+        reads.answered(answer(first, 1));
         reads.answered(answer(second, 1));
         assert!(reads.readable(9).is_empty() && reads.is_empty());
+    }
+
+    #[test]
+    fn a_late_answer_serves_those_who_asked_before_its_question() {
+        let mut reads = Reads::new(1, 100);
+        let ask = |reads: &mut Reads, ticket, now| {
+            reads.gathering.push(Waiting { ticket, until: 100 });
+            reads.question(now).unwrap()
+        };
+        let first = ask(&mut reads, 1, 0);
+        let second = ask(&mut reads, 2, RETRY_TICKS);
+        let third = ask(&mut reads, 3, 2 * RETRY_TICKS);
+        reads.answered(answer(first, 5));
+        assert_eq!(reads.readable(5), [1], "the others came after that question");
+        // The second answer is lost, the third serves both.
+        reads.answered(answer(third, 5));
+        assert_eq!(reads.readable(5), [2, 3]);
+        reads.answered(answer(second, 5));
+        assert!(reads.readable(5).is_empty() && reads.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use super::{LogError, LogStore, Position, entry_bytes, limit};
 use crate::members::Members;
 
 /// Entries in a queue.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct MemoryLog {
     bootstrap: Option<Members>,
     hard_state: HardState,

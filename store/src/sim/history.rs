@@ -1,0 +1,479 @@
+//! What callers asked and were told, and whether it could have been so.
+//!
+//! Every change of the store has a revision, and a revision has one place in
+//! the order of all changes. So nobody has to search for an order that explains
+//! what callers saw, which is hard: it is given, and checking a history is
+//! linear in its length. A history is linearizable when
+//!
+//! - each revision is the effect of exactly one call, and each call has at most
+//!   one, whatever it was told;
+//! - a call that was told of its effect had it, at the revision it was told,
+//!   with its conditions true just before;
+//! - a read, and a refused condition, show the state at one revision;
+//! - time is respected: what a call shows or does is not older than anything
+//!   that another caller knew of when it began.
+//!
+//! A write whose caller was told nothing may take effect at any later time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::types::{Compare, Event, Txn, Write};
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) asked: Asked,
+    /// The newest revision that anybody had been told of when it began.
+    known: u64,
+    told: Option<Told>,
+}
+
+/// What a caller wants.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Write(Txn),
+    Read,
+}
+
+/// What a caller hears.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// Written at this revision; whether anything changed by it.
+    Written { revision: u64, changed: bool },
+    /// A condition did not hold: the key and when it was last written.
+    Conflict { key: String, modified: Option<u64> },
+    /// The term that it was meant for is over.
+    Deposed,
+    /// The state at this revision: keys, when each was last written, values.
+    Read { revision: u64, entries: Vec<(String, u64, Vec<u8>)> },
+    /// Nobody knows what became of it, or nothing did.
+    Nothing,
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) key: String,
+    /// `None` for a deletion.
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// All calls and all changes of a run.
+#[derive(Default)]
+pub(super) struct History {
+    calls: Vec<Call>,
+    /// The changes of each revision, as members published them.
+    changes: BTreeMap<u64, Vec<Change>>,
+    known: u64,
+}
+
+impl History {
+    /// The number of the next call.
+    pub(super) fn next_call(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// A call begins; its number.
+    pub(super) fn begin(&mut self, asked: Asked) -> usize {
+        self.calls.push(Call { asked, known: self.known, told: None });
+        self.calls.len() - 1
+    }
+
+    /// What a call is about.
+    pub(super) fn asked(&self, call: usize) -> &Asked {
+        &self.calls[call].asked
+    }
+
+    /// The caller is told.
+    pub(super) fn tell(&mut self, call: usize, told: Told) {
+        let shown = match &told {
+            Told::Written { revision, .. } | Told::Read { revision, .. } => *revision,
+            Told::Conflict { modified, .. } => modified.unwrap_or(0),
+            Told::Deposed | Told::Nothing => 0,
+        };
+        self.known = self.known.max(shown);
+        self.calls[call].told = Some(told);
+    }
+
+    /// A member has published an event; all must publish the same.
+    pub(super) fn publish(&mut self, events: &[Event]) -> Result<(), String> {
+        for whole in events.chunk_by(|a, b| a.revision == b.revision) {
+            let revision = whole[0].revision.0;
+            let changes: Vec<Change> = whole.iter().map(Change::of).collect();
+            match self.changes.get(&revision) {
+                None => {
+                    self.changes.insert(revision, changes);
+                }
+                Some(known) if *known == changes => {}
+                Some(known) => {
+                    return Err(format!("revision {revision} is {changes:?} and {known:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest revision published anywhere.
+    pub(super) fn newest(&self) -> u64 {
+        self.changes.last_key_value().map_or(0, |(revision, _)| *revision)
+    }
+
+    /// How many calls were told of an effect.
+    pub(super) fn acknowledged(&self) -> usize {
+        self.calls.iter().filter(|call| matches!(call.told, Some(Told::Written { .. }))).count()
+    }
+
+    /// The changes after one revision and up to another, in order, of keys with
+    /// this prefix.
+    pub(super) fn between(&self, after: u64, to: u64, prefix: &str) -> Vec<(u64, Change)> {
+        (self.changes.range(after + 1..to + 1))
+            .flat_map(|(revision, changes)| changes.iter().map(|change| (*revision, change)))
+            .filter(|(_, change)| change.key.starts_with(prefix))
+            .map(|(revision, change)| (revision, change.clone()))
+            .collect()
+    }
+
+    /// Checks everything, at the end of the run.
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (revision, expected) in self.changes.keys().zip(1..) {
+            if *revision != expected {
+                return Err(format!("revision {expected} is missing"));
+            }
+        }
+        let states = States::of(&self.changes);
+        let mut deleted = Vec::new();
+        let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
+        for (number, call) in self.calls.iter().enumerate() {
+            let wrong =
+                |why: String| Err(format!("call {number} {:?} {:?}: {why}", call.asked, call.told));
+            match (&call.asked, &call.told) {
+                (Asked::Write(txn), Some(Told::Written { revision, changed })) => {
+                    if *revision > self.newest() || *revision < call.known + u64::from(*changed) {
+                        return wrong(format!("{} was known before it began", call.known));
+                    }
+                    if let Err(why) = self.check_written(txn, *revision, *changed, &states) {
+                        return wrong(why);
+                    }
+                    let is_delete = |write: &&Write| matches!(write, Write::Delete(_));
+                    if *changed && txn.writes.iter().any(|write| is_delete(&write)) {
+                        deleted.push(*revision);
+                    }
+                    for compare in &txn.compares {
+                        if let Compare::Term(term) = compare {
+                            terms.insert(*revision, *term);
+                        }
+                    }
+                }
+                (Asked::Write(txn), Some(Told::Conflict { key, modified })) => {
+                    let Some(compare) = txn.compares.iter().find(|c| key_of(c) == Some(key)) else {
+                        return wrong("it named no condition on that key".into());
+                    };
+                    if holds(compare, *modified) {
+                        return wrong("the condition holds for what it was told".into());
+                    }
+                    if !states.ever(key, *modified, call.known) {
+                        return wrong(format!("never so after revision {}", call.known));
+                    }
+                }
+                (Asked::Read, Some(Told::Read { revision, entries })) => {
+                    if *revision < call.known || *revision > self.newest() {
+                        return wrong(format!("{} was known before it began", call.known));
+                    }
+                    if states.at(*revision) != *entries {
+                        return wrong(format!("the state was {:?}", states.at(*revision)));
+                    }
+                }
+                (Asked::Write(_), Some(Told::Deposed)) | (_, None | Some(Told::Nothing)) => {}
+                (asked, told) => return wrong(format!("{asked:?} cannot bring {told:?}")),
+            }
+        }
+        let mut order = terms.values();
+        if !order.clone().is_sorted() {
+            return Err(format!(
+                "a deposed leader wrote: {:?}",
+                order.by_ref().collect::<Vec<_>>()
+            ));
+        }
+        self.check_owners(&deleted)
+    }
+
+    fn check_written(
+        &self,
+        txn: &Txn,
+        revision: u64,
+        changed: bool,
+        states: &States,
+    ) -> Result<(), String> {
+        let before = if changed { revision - 1 } else { revision };
+        for compare in &txn.compares {
+            if let Some(key) = key_of(compare)
+                && !holds(compare, states.modified(key, before))
+            {
+                return Err(format!("{compare:?} did not hold at revision {before}"));
+            }
+        }
+        let mut expected = Vec::new();
+        for write in &txn.writes {
+            match write {
+                Write::Put(key, draft) => {
+                    let value = Some(draft.bytes.to_vec());
+                    expected.push(Change { key: key.to_string(), value });
+                }
+                Write::Delete(key) if states.modified(key, before).is_some() => {
+                    expected.push(Change { key: key.to_string(), value: None });
+                }
+                Write::Delete(_) => {}
+            }
+        }
+        let none = Vec::new();
+        let found = if changed { self.changes.get(&revision).unwrap_or(&none) } else { &none };
+        if *found == expected { Ok(()) } else { Err(format!("revision {revision} is {found:?}")) }
+    }
+
+    /// Each change has a call that wanted it, and each call had its effect
+    /// once. Values name the call that wrote them.
+    fn check_owners(&self, acknowledged_deletes: &[u64]) -> Result<(), String> {
+        let acknowledged: BTreeSet<u64> = acknowledged_deletes.iter().copied().collect();
+        let mut written: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        let mut orphans: BTreeMap<&str, usize> = BTreeMap::new();
+        for (revision, changes) in &self.changes {
+            for change in changes {
+                match &change.value {
+                    Some(value) => {
+                        let call = self.owner(value, *revision)?;
+                        if let Some(before) = written.insert(value.clone(), *revision)
+                            && before != *revision
+                        {
+                            return Err(format!(
+                                "call {call} took effect at revisions {before} and {revision}"
+                            ));
+                        }
+                    }
+                    None if acknowledged.contains(revision) => {}
+                    None => *orphans.entry(&change.key).or_default() += 1,
+                }
+            }
+        }
+        // Deletions without an answer carry no name; there cannot be more of
+        // them than callers who asked.
+        for (key, count) in orphans {
+            let asked = self.calls.iter().filter(|call| {
+                let told = matches!(call.told, None | Some(Told::Nothing));
+                let deletes = |write: &Write| matches!(write, Write::Delete(k) if **k == *key);
+                told && matches!(&call.asked, Asked::Write(txn) if txn.writes.iter().any(deletes))
+            });
+            let asked = asked.count();
+            if count > asked {
+                return Err(format!("{key} was deleted {count} times, {asked} asked for it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The call that wrote `value`, which may have had an effect at `revision`.
+    fn owner(&self, value: &[u8], revision: u64) -> Result<usize, String> {
+        let number: usize = (std::str::from_utf8(value).ok())
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| format!("revision {revision} holds {value:?}, which nobody wrote"))?;
+        let call = self.calls.get(number).ok_or_else(|| format!("there is no call {number}"))?;
+        let may = match &call.told {
+            Some(Told::Written { revision: told, changed }) => *changed && *told == revision,
+            Some(Told::Nothing) | None => revision > call.known,
+            Some(Told::Conflict { .. } | Told::Deposed | Told::Read { .. }) => false,
+        };
+        if may {
+            Ok(number)
+        } else {
+            Err(format!("call {number} was told {:?}, it has written {revision}", call.told))
+        }
+    }
+}
+
+impl Change {
+    pub(super) fn of(event: &Event) -> Self {
+        Self {
+            key: event.key().to_string(),
+            value: event.entry.as_ref().map(|entry| entry.value.to_vec()),
+        }
+    }
+}
+
+fn key_of(compare: &Compare) -> Option<&str> {
+    match compare {
+        Compare::Absent(key) | Compare::Unchanged(key, _) | Compare::Present(key) => Some(key),
+        Compare::Term(_) => None,
+    }
+}
+
+fn holds(compare: &Compare, modified: Option<u64>) -> bool {
+    match compare {
+        Compare::Absent(_) => modified.is_none(),
+        Compare::Present(_) => modified.is_some(),
+        Compare::Unchanged(_, expected) => modified == Some(expected.0),
+        Compare::Term(_) => true,
+    }
+}
+
+/// The life of one key: its changes, in order.
+type Life = Vec<(u64, Option<Vec<u8>>)>;
+
+/// The state at every revision.
+struct States(BTreeMap<String, Life>);
+
+impl States {
+    fn of(changes: &BTreeMap<u64, Vec<Change>>) -> Self {
+        let mut keys: BTreeMap<String, Life> = BTreeMap::new();
+        for (revision, changes) in changes {
+            for change in changes {
+                let life = keys.entry(change.key.clone()).or_default();
+                life.push((*revision, change.value.clone()));
+            }
+        }
+        Self(keys)
+    }
+
+    fn last(&self, key: &str, revision: u64) -> Option<&(u64, Option<Vec<u8>>)> {
+        let life = self.0.get(key)?;
+        life[..life.partition_point(|(at, _)| *at <= revision)].last()
+    }
+
+    /// When the key was written last, if it lives at `revision`.
+    fn modified(&self, key: &str, revision: u64) -> Option<u64> {
+        self.last(key, revision).filter(|(_, value)| value.is_some()).map(|(at, _)| *at)
+    }
+
+    /// Whether the key was so at some revision from `from` on.
+    fn ever(&self, key: &str, modified: Option<u64>, from: u64) -> bool {
+        self.modified(key, from) == modified
+            || self.0.get(key).is_some_and(|life| {
+                life.iter()
+                    .any(|(at, value)| *at > from && modified == value.is_some().then_some(*at))
+            })
+    }
+
+    /// All live keys.
+    fn at(&self, revision: u64) -> Vec<(String, u64, Vec<u8>)> {
+        (self.0.keys())
+            .filter_map(|key| {
+                let (at, value) = self.last(key, revision)?;
+                Some((key.clone(), *at, value.clone()?))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::types::{Draft, Entry, Key, Revision};
+
+    fn put(key: &str, call: usize) -> Txn {
+        let bytes = Bytes::from(call.to_string());
+        Txn::default()
+            .write(Write::Put(Key::from(key), Draft { bytes, revision_at: None, sealed: false }))
+    }
+
+    fn event(revision: u64, key: &str, call: usize) -> Event {
+        let entry = Entry {
+            key: Key::from(key),
+            value: Bytes::from(call.to_string()),
+            created: Revision(1),
+            modified: Revision(revision),
+            sealed: false,
+        };
+        Event { revision: Revision(revision), entry: Some(Arc::new(entry)), previous: None }
+    }
+
+    fn read(revision: u64, entries: &[(&str, u64, &str)]) -> Told {
+        let entry = |(key, at, value): &(&str, u64, &str)| {
+            ((*key).to_owned(), *at, value.as_bytes().to_vec())
+        };
+        Told::Read { revision, entries: entries.iter().map(entry).collect() }
+    }
+
+    /// Two writes of one key, one after the other, and what comes after them.
+    fn written(after: impl FnOnce(&mut History)) -> Result<(), String> {
+        let mut history = History::default();
+        for (revision, call) in [(1, 0), (2, 1)] {
+            assert_eq!(history.begin(Asked::Write(put("a", call))), call);
+            history.publish(&[event(revision, "a", call)]).unwrap();
+            history.tell(call, Told::Written { revision, changed: true });
+        }
+        after(&mut history);
+        history.check()
+    }
+
+    #[test]
+    fn what_could_not_have_been_is_noticed() {
+        type Case = (&'static str, fn(&mut History), bool);
+        let cases: [Case; 8] = [
+            ("nothing more", |_| {}, true),
+            (
+                "a read of the newest",
+                |history| {
+                    let call = history.begin(Asked::Read);
+                    history.tell(call, read(2, &[("a", 2, "1")]));
+                },
+                true,
+            ),
+            (
+                "a stale read",
+                |history| {
+                    let call = history.begin(Asked::Read);
+                    history.tell(call, read(1, &[("a", 1, "0")]));
+                },
+                false,
+            ),
+            (
+                "a read of what never was",
+                |history| {
+                    let call = history.begin(Asked::Read);
+                    history.tell(call, read(2, &[("a", 1, "0")]));
+                },
+                false,
+            ),
+            (
+                "an effect of a silent call",
+                |history| {
+                    history.begin(Asked::Write(put("b", 2)));
+                    history.publish(&[event(3, "b", 2)]).unwrap();
+                },
+                true,
+            ),
+            ("a second effect", |history| history.publish(&[event(3, "a", 1)]).unwrap(), false),
+            (
+                "an acknowledged write that is not there",
+                |history| {
+                    let call = history.begin(Asked::Write(put("b", 2)));
+                    history.tell(call, Told::Written { revision: 3, changed: true });
+                },
+                false,
+            ),
+            (
+                "a conflict with what was true",
+                |history| {
+                    let txn = put("a", 2).when(Compare::Unchanged(Key::from("a"), Revision(2)));
+                    let call = history.begin(Asked::Write(txn));
+                    history.tell(call, Told::Conflict { key: "a".into(), modified: Some(2) });
+                },
+                false,
+            ),
+        ];
+        for (name, after, expected) in cases {
+            let found = written(after);
+            assert_eq!(found.is_ok(), expected, "{name}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn members_publish_the_same() {
+        let mut history = History::default();
+        history.publish(&[event(1, "a", 0), event(1, "b", 0)]).unwrap();
+        history.publish(&[event(1, "a", 0), event(1, "b", 0)]).unwrap();
+        assert!(history.publish(&[event(1, "a", 0)]).is_err());
+    }
+}
