@@ -126,9 +126,6 @@ pub struct NodeArgs {
     /// A folder of pod manifests that this node runs whatever the API says
     #[arg(long, value_name = "DIR", env = "SKIFF_STATIC_PODS")]
     pub static_pods: Option<PathBuf>,
-    /// A folder of pod manifests that this node runs whatever the API says
-    #[arg(long, value_name = "DIR", env = "SKIFF_STATIC_PODS")]
-    pub static_pods: Option<PathBuf>,
     /// Docker's socket
     #[arg(
         long,
