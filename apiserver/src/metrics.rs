@@ -157,7 +157,7 @@ fn line(text: &mut String, kind: &str, name: &str, help: &str, value: impl std::
 
 /// The store's numbers, which it keeps itself.
 fn store(text: &mut String, stats: &Stats) {
-    let gauges: [(&str, &str, u64); 11] = [
+    let gauges: [(&str, &str, u64); 15] = [
         ("skiff_store_revision", "Newest revision.", stats.revision.0),
         (
             "skiff_store_compacted_revision",
@@ -165,6 +165,10 @@ fn store(text: &mut String, stats: &Stats) {
             stats.compacted.0,
         ),
         ("skiff_store_term", "Raft term.", stats.term),
+        ("skiff_store_member", "Id of this member.", stats.member),
+        ("skiff_store_leader", "Id of the leader, 0 for none.", stats.leader),
+        ("skiff_store_members", "Members of the group.", stats.members),
+        ("skiff_store_lag", "Log entries that the slowest member lacks.", stats.lag),
         ("skiff_store_applied_index", "Newest applied log entry.", stats.applied_index),
         ("skiff_store_last_index", "Newest log entry.", stats.last_index),
         ("skiff_store_keys", "Live keys.", stats.keys),

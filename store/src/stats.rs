@@ -18,6 +18,12 @@ pub struct Stats {
     pub member: u64,
     /// The Raft term.
     pub term: u64,
+    /// The member that leads; zero if none is known.
+    pub leader: u64,
+    /// Voters and learners.
+    pub members: u64,
+    /// Log entries that the slowest other member lacks, as a leader sees it.
+    pub lag: u64,
     /// Index of the newest log entry.
     pub last_index: u64,
     /// Index of the newest applied log entry.

@@ -320,8 +320,13 @@ impl Store {
         let shared = &self.inner.shared;
         let mut stats = Stats::default();
         shared.counters.read(&mut stats);
-        stats.term = shared.leadership_tx.borrow().term;
+        let leadership = *shared.leadership_tx.borrow();
+        stats.term = leadership.term;
+        stats.leader = leadership.leader.unwrap_or(0);
+        let slowest = shared.followers().iter().map(|follower| follower.1).min();
+        stats.lag = slowest.map_or(0, |matched| stats.last_index.saturating_sub(matched));
         let view = shared.view();
+        stats.members = view.applied.members.ids().len() as u64;
         stats.applied_index = view.applied.position.index;
         stats.revision = view.snapshot.revision();
         stats.compacted = view.history.floor();
