@@ -208,6 +208,27 @@ impl Resource {
         self.subresources.iter().find(|s| s.name == name)
     }
 
+    /// Whether the answer to a deletion is the object that went, as upstream
+    /// chose for some kinds; else it is a `Status`. Clients that are generated
+    /// from the API's description rely on it.
+    pub fn returns_deleted(&self) -> bool {
+        match self.group {
+            "" => matches!(
+                self.plural,
+                "persistentvolumeclaims"
+                    | "persistentvolumes"
+                    | "pods"
+                    | "podtemplates"
+                    | "resourcequotas"
+                    | "serviceaccounts"
+                    | "services"
+            ),
+            "resource.k8s.io" => true,
+            "storage.k8s.io" => self.plural != "csistoragecapacities",
+            _ => false,
+        }
+    }
+
     /// Whether objects of the kind are kept, and so can be watched. Reviews
     /// and bindings are not: they are answered and forgotten.
     pub fn is_stored(&self) -> bool {

@@ -64,8 +64,9 @@ pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, dialect: 
         );
     }
     if has("delete") {
+        let answer = if resource.returns_deleted() { schema.as_str() } else { STATUS };
         let operation =
-            writer.operation("delete", "delete", None, DELETE, Some(DELETE_OPTIONS), STATUS);
+            writer.operation("delete", "delete", None, DELETE, Some(DELETE_OPTIONS), answer);
         on_item.insert("delete".into(), operation);
     }
     writer.insert(paths, item.clone(), on_item);

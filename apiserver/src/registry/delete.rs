@@ -75,7 +75,7 @@ impl Registry {
     ) -> Result<Response<Body>, ApiError> {
         let name = call.info.name.as_str();
         let (plan_kept, bytes) = self.delete_object(call, name, options).await?;
-        if plan_kept {
+        if plan_kept || call.resource.returns_deleted() {
             return view::View::of(call).respond(StatusCode::OK, &bytes);
         }
         let removed = object::decode(&bytes)?;

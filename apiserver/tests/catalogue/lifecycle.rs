@@ -65,7 +65,8 @@ async fn live(server: &Server, sample: &Sample, findings: &mut Findings) {
         findings.code("get of no status", server.get(&format!("{one}/status")).await, 404);
     }
     refuse(server, sample, &one, findings).await;
-    delete(server, &one, &made, findings).await;
+    let returns_deleted = resource.returns_deleted();
+    delete(server, &one, &made, returns_deleted, findings).await;
     watched(&mut events, findings).await;
 }
 
@@ -195,7 +196,13 @@ async fn refuse(server: &Server, sample: &Sample, one: &str, findings: &mut Find
     findings.code("an unknown field", server.patch(&strict, "merge-patch", unknown).await, 422);
 }
 
-async fn delete(server: &Server, one: &str, made: &Value, findings: &mut Findings) {
+async fn delete(
+    server: &Server,
+    one: &str,
+    made: &Value,
+    returns_deleted: bool,
+    findings: &mut Findings,
+) {
     let wrong = json!({"preconditions": {"uid": "00000000-0000-0000-0000-000000000000"}});
     findings.code("delete of another one", server.delete(one, wrong).await, 409);
     let stale = json!({"preconditions": {"resourceVersion": "1"}});
@@ -205,6 +212,12 @@ async fn delete(server: &Server, one: &str, made: &Value, findings: &mut Finding
     findings.code("get after a dry delete", server.get(one).await, 200);
     let uid = json!({"preconditions": {"uid": made["metadata"]["uid"]}});
     let gone = findings.code("delete", server.delete(one, uid).await, 200);
+    let kind = if returns_deleted || is_held(server, one).await {
+        &made["kind"]
+    } else {
+        &json!("Status")
+    };
+    findings.same("answer to delete", &gone["kind"], kind);
     if gone["kind"] == "Status" {
         findings.same("delete", gone["status"].clone(), json!("Success"));
     } else {
@@ -213,6 +226,11 @@ async fn delete(server: &Server, one: &str, made: &Value, findings: &mut Finding
     release(server, one, findings).await;
     findings.code("get after delete", server.get(one).await, 404);
     findings.code("delete again", server.delete(one, Value::Null).await, 404);
+}
+
+/// Whether a deleted object is still there.
+async fn is_held(server: &Server, one: &str) -> bool {
+    server.get(one).await.code == 200
 }
 
 /// Takes away what holds an object that is to be deleted, as controllers do.
