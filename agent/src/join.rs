@@ -17,12 +17,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, header::USER_AGENT};
-use hyper_util::client::legacy::connect::HttpConnector;
 use jiff::Timestamp;
-use kube::{Client, Config, client::ConfigExt};
+use kube::Client;
+use skiff_client::Credentials;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceBuilder;
 
 use identity::CurrentIdentity;
 pub(crate) use identity::{Identity, renewal_at};
@@ -33,11 +31,6 @@ pub use token::{JoinToken, TokenError};
 
 /// Wait between two tries to renew a certificate.
 const RENEWAL_RETRY: Duration = Duration::from_secs(600);
-
-/// How long a connection may be silent before its other end is asked.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How long the other end may leave anything unanswered.
-const UNANSWERED: Duration = Duration::from_secs(20);
 
 /// A machine that is a node.
 pub struct Joined {
@@ -120,7 +113,8 @@ pub async fn join(
     let current = CurrentIdentity::new(identity)
         .map_err(|why| JoinError::Identity { path: dir.clone(), why })?;
     let current = Arc::new(current);
-    let client = node_client(server, &ca_pem, Arc::clone(&current))?;
+    let client =
+        remote(server, &ca_pem, Credentials::Certificate(Arc::<CurrentIdentity>::clone(&current)))?;
     let renewal = Renewal { client: client.clone(), current, dir, node_name: node_name.to_owned() };
     Ok(Joined { client, server_ca_pem: ca_pem, renewal })
 }
@@ -191,46 +185,14 @@ async fn pinned_client(
     let ca_pem = pinned::fetch_ca(server, token)
         .await
         .map_err(|why| JoinError::Server { server: server.to_string(), why })?;
-    let mut config = Config::new(server.clone());
-    config.root_cert = Some(vec![identity::der(&ca_pem).map_err(JoinError::Client)?]);
-    config.auth_info.token = Some(token.bearer().into());
-    let client = Client::try_from(config).map_err(|error| JoinError::Client(error.to_string()))?;
+    let token = Credentials::Token(token.bearer());
+    let client = remote(server.clone(), &ca_pem, token)?;
     Ok((client, ca_pem))
 }
 
-/// A client whose TLS asks for the identity at every handshake.
-fn node_client(
-    server: http::Uri,
-    ca_pem: &str,
-    identity: Arc<CurrentIdentity>,
-) -> Result<Client, JoinError> {
-    let fail = |error: kube::Error| JoinError::Client(error.to_string());
-    let mut config = Config::new(server);
-    config.root_cert = Some(vec![identity::der(ca_pem).map_err(JoinError::Client)?]);
-    let mut tls = config.rustls_client_config().map_err(fail)?;
-    tls.client_auth_cert_resolver = identity;
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    // A watch is silent for minutes; only so is a dead one told from it.
-    tcp.set_keepalive(Some(KEEPALIVE));
-    tcp.set_keepalive_interval(Some(KEEPALIVE));
-    tcp.set_tcp_user_timeout(Some(UNANSWERED));
-    tcp.set_connect_timeout(Some(UNANSWERED));
-    let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_only()
-        .enable_http1()
-        .wrap_connector(tcp);
-    let hyper = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-        .build::<_, kube::client::Body>(https);
-    let service = ServiceBuilder::new()
-        .map_request(|mut request: http::Request<kube::client::Body>| {
-            // Managed fields name who writes by this; tools know the kubelet.
-            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("kubelet"));
-            request
-        })
-        .layer(config.base_uri_layer())
-        .service(hyper);
-    Ok(Client::new(service, config.default_namespace))
+fn remote(server: http::Uri, ca_pem: &str, credentials: Credentials) -> Result<Client, JoinError> {
+    let ca = identity::der(ca_pem).map_err(JoinError::Client)?;
+    // Managed fields name who writes by this; tools know the kubelet.
+    skiff_client::connect(server, ca.into(), credentials, "kubelet")
+        .map_err(|error| JoinError::Client(error.to_string()))
 }

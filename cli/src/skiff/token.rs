@@ -1,15 +1,18 @@
 //! `skiff token`: what nodes join with.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use base64::Engine;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use rustls_pki_types::CertificateDer;
+use rustls::crypto::ring;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skiff_apiserver::join::Purpose;
+use skiff_apiserver::pki::kubeconfig::Kubeconfig;
 use skiff_apiserver::{join, pki};
+use skiff_client::{Credentials, connect};
 
 use super::args::{TokenArgs, TokenCommand};
 
@@ -44,27 +47,31 @@ pub(super) async fn run(args: TokenArgs) -> anyhow::Result<()> {
 
 /// A client of the administrator whose kubeconfig this is.
 pub(super) async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
-    let missing = || {
-        format!(
-            "cannot read {}; is a master running with this data directory?",
-            kubeconfig.display()
-        )
-    };
-    let file = Kubeconfig::read_from(kubeconfig).with_context(missing)?;
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    let file = read(kubeconfig)?;
+    let certificate = CertificateDer::from_pem_slice(file.identity.certificate_pem.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(file.identity.key_pem.as_bytes())?;
+    let key = CertifiedKey::from_der(vec![certificate], key, &ring::default_provider())?;
+    let credentials = Credentials::Certificate(Arc::new(SingleCertAndKey::from(key)));
+    Ok(connect(file.server.parse()?, authority(&file)?, credentials, "skiff")?)
 }
 
 /// The pin of the cluster's CA, which a token carries so that a node knows the
 /// right master when it meets it.
 pub(super) fn ca_pin(kubeconfig: &Path) -> anyhow::Result<String> {
-    let file = Kubeconfig::read_from(kubeconfig)?;
-    let data = (file.clusters.first())
-        .and_then(|named| named.cluster.as_ref())
-        .and_then(|cluster| cluster.certificate_authority_data.as_ref())
-        .context("the kubeconfig holds no CA")?;
-    let pem = base64::engine::general_purpose::STANDARD.decode(data)?;
-    let certificate =
-        CertificateDer::from_pem_slice(&pem).context("the kubeconfig's CA is damaged")?;
-    Ok(pki::pin(&certificate))
+    Ok(pki::pin(&authority(&read(kubeconfig)?)?))
+}
+
+fn read(kubeconfig: &Path) -> anyhow::Result<Kubeconfig> {
+    let text = std::fs::read_to_string(kubeconfig).with_context(|| {
+        format!(
+            "cannot read {}; is a master running with this data directory?",
+            kubeconfig.display()
+        )
+    })?;
+    text.parse().with_context(|| format!("cannot use {}", kubeconfig.display()))
+}
+
+fn authority(kubeconfig: &Kubeconfig) -> anyhow::Result<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(kubeconfig.ca_pem.as_bytes())
+        .context("the kubeconfig's CA is damaged")
 }
