@@ -5,7 +5,6 @@
 //! parts. A log never decides anything; Raft does.
 
 pub(crate) mod engine;
-mod files;
 pub(crate) mod memory;
 mod tail;
 

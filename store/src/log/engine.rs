@@ -7,8 +7,8 @@
 //! a later mark is whole while an earlier batch is not was never torn by a
 //! crash. See [`tail`](super::tail).
 //!
-//! The engine is configured small: files of 8 MiB, filled ahead in its steps of
-//! 2 MiB ([`files`](super::files)), no recycling, no compression (the tail check reads raw
+//! The engine is configured small: files of 8 MiB, nothing preallocated beyond
+//! its 2 MiB steps, no recycling, no compression (the tail check reads raw
 //! marks), one recovery thread. Its metrics thread wakes twice a minute, its
 //! only activity when idle.
 //!
@@ -18,12 +18,10 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
-use super::files::FilledFiles;
 use super::{LogError, LogStore, Position, entry_bytes, limit, tail};
 use crate::group::FIRST;
 use crate::members::Members;
@@ -56,7 +54,7 @@ impl MessageExt for RaftEntry {
 
 /// A log in a directory.
 pub(crate) struct EngineLog {
-    engine: Engine<FilledFiles>,
+    engine: Engine,
     dir: PathBuf,
     bootstrap: Option<Members>,
     hard_state: HardState,
@@ -77,8 +75,8 @@ impl EngineLog {
         let closed = dir.join(CLOSED);
         let was_closed = closed.exists();
         let before = tail::read(dir).map_err(|error| io("read", &error))?;
-        let engine = Engine::open_with_file_system(config(dir), Arc::new(FilledFiles))
-            .map_err(|error| LogError::Damaged(error.to_string()))?;
+        let engine =
+            Engine::open(config(dir)).map_err(|error| LogError::Damaged(error.to_string()))?;
         let mark = match engine.get(GROUP, MARK) {
             Some(bytes) => {
                 Mark::decode(&bytes).map_err(|error| damaged("its last mark", &error))?
@@ -370,7 +368,7 @@ fn put(batch: &mut LogBatch, key: &[u8], value: Vec<u8>) -> Result<(), LogError>
 }
 
 fn read_record<T>(
-    engine: &Engine<FilledFiles>,
+    engine: &Engine,
     key: &[u8],
     kind: Kind,
     decode: impl FnOnce(&mut wire::Reader<'_>) -> Result<T, WireError>,
