@@ -78,8 +78,11 @@ pub fn run(mut command: Command, input: Option<&str>) -> Output {
     }
 }
 
+/// Programs are tested as they are released, unless `TEST_BINARIES` names
+/// another folder (`target/debug`).
 fn binary(name: &str) -> PathBuf {
-    let path = repository().join("target/release").join(name);
+    let folder = std::env::var_os("TEST_BINARIES").unwrap_or("target/release".into());
+    let path = repository().join(folder).join(name);
     assert!(path.exists(), "{} is missing; run `make build`", path.display());
     path
 }

@@ -8,11 +8,13 @@ mod cluster;
 mod command;
 mod footprint;
 mod load;
+mod master;
 
 pub use cluster::{Cluster, Lab};
 pub use command::{Output, kubectl_in, run, skiff, skiffctl};
 pub use footprint::{Footprint, assert_no_sandbox_image, containers_of};
 pub use load::{Load, fetch};
+pub use master::Master;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -1,0 +1,284 @@
+//! What `kubectl` does that needs an API server and no node. `kubectl.rs` has
+//! the rest.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use skiff_tests::{Master, eventually, kubectl_in, run, step};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn every_kind_can_be_listed_explained_and_described() {
+    let master = Master::up();
+    let kubectl = |line: &str| master.kubectl(line);
+    let names = kubectl("api-resources -o name").ok();
+    let mut seen = HashSet::new();
+    for name in names.lines() {
+        // Where two groups have the name, kubectl takes the second one's group
+        // for a field of the first.
+        if seen.insert(name.split('.').next()) {
+            let explained = kubectl(&format!("explain {name} --recursive")).ok();
+            assert!(explained.contains("DESCRIPTION:"), "{name}: {explained}");
+        }
+    }
+    let listed = kubectl("api-resources --verbs=list -o name").ok();
+    let kinds: Vec<&str> = listed.lines().filter(|name| !name.contains("metrics")).collect();
+    for line in ["get -A", "get -A -o wide", "describe -A"] {
+        kubectl(&format!("{line} {}", kinds.join(","))).ok();
+    }
+    let version: Value = serde_json::from_str(&kubectl("get --raw /version").ok()).unwrap();
+    assert_eq!(version["minor"], "35");
+}
+
+#[test]
+fn every_generator_makes_its_object() {
+    let master = Master::up();
+    let kubectl = |line: &str| master.kubectl(line).ok();
+    let cases = [
+        ("create namespace made", "namespace/made created"),
+        ("create configmap made --from-literal=a=b", "configmap/made created"),
+        ("create secret generic made --from-literal=a=b", "secret/made created"),
+        (
+            "create secret docker-registry pull --docker-server=s --docker-username=u --docker-password=p",
+            "secret/pull created",
+        ),
+        ("create serviceaccount made", "serviceaccount/made created"),
+        ("create deployment made --image=i --replicas=2 --port=80", "deployment.apps/made created"),
+        ("create job made --image=i -- true", "job.batch/made created"),
+        (
+            "create cronjob made --image=i --schedule=0_0_*_*_* -- true",
+            "cronjob.batch/made created",
+        ),
+        ("create job from --from=cronjob/made", "job.batch/from created"),
+        ("create service clusterip made --tcp=80:8080", "service/made created"),
+        ("create service nodeport node --tcp=80:8080", "service/node created"),
+        ("create service loadbalancer load --tcp=80:8080", "service/load created"),
+        ("create service externalname name --external-name=example.com", "service/name created"),
+        (
+            "create ingress made --rule=example.com/*=made:80",
+            "ingress.networking.k8s.io/made created",
+        ),
+        (
+            "create role made --verb=get --resource=pods",
+            "role.rbac.authorization.k8s.io/made created",
+        ),
+        (
+            "create rolebinding made --role=made --user=u",
+            "rolebinding.rbac.authorization.k8s.io/made created",
+        ),
+        (
+            "create clusterrole made --verb=list --resource=nodes",
+            "clusterrole.rbac.authorization.k8s.io/made created",
+        ),
+        (
+            "create clusterrolebinding made --clusterrole=made --user=u",
+            "clusterrolebinding.rbac.authorization.k8s.io/made created",
+        ),
+        ("create quota made --hard=pods=50", "resourcequota/made created"),
+        (
+            "create poddisruptionbudget made --selector=app=made --min-available=1",
+            "poddisruptionbudget.policy/made created",
+        ),
+        ("create priorityclass made --value=5", "priorityclass.scheduling.k8s.io/made created"),
+        (
+            "autoscale deployment made --max=5",
+            "horizontalpodautoscaler.autoscaling/made autoscaled",
+        ),
+        ("expose deployment made --name=exposed --port=80", "service/exposed exposed"),
+        ("run made --image=i", "pod/made created"),
+    ];
+    for (line, said) in cases {
+        let words: Vec<String> = line.split(' ').map(|word| word.replace('_', " ")).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        assert_eq!(run(kubectl_in(&master.kubeconfig(), &words), None).ok(), said, "{line}");
+    }
+    let token = kubectl("create token made --duration=10m --audience=somebody");
+    assert_eq!(token.split('.').count(), 3, "{token}");
+    let table = kubectl("get deployment made --subresource=scale");
+    assert!(table.starts_with("NAME   DESIRED   AVAILABLE   AGE"), "{table}");
+}
+
+#[test]
+fn objects_are_applied_pruned_compared_replaced_and_patched() {
+    let master = Master::up();
+    let kubectl = |line: &str| master.kubectl(line);
+    let map = |name: &str, value: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{set: a}}}}\ndata: {{a: \"{value}\"}}\n"
+        )
+    };
+    let both = map("one", "1") + &map("two", "2");
+
+    step("apply, diff, prune");
+    assert_eq!(master.kubectl_with("apply -f -", &both).ok().lines().count(), 2);
+    assert_eq!(master.kubectl_with("diff -f -", &both).code, 0);
+    let differs = master.kubectl_with("diff -f -", &map("one", "3"));
+    assert_eq!(differs.code, 1);
+    assert!(differs.stdout.contains("+  a: \"3\""), "{}", differs.stdout);
+    let pruned = master.kubectl_with("apply -f - --prune -l set=a", &map("one", "1")).ok();
+    assert_eq!(pruned, "configmap/one unchanged\nconfigmap/two pruned");
+    let last = kubectl("apply view-last-applied configmap/one").ok();
+    assert!(last.contains("set: a"), "{last}");
+
+    step("server-side apply takes over and is refused by others");
+    let ours = "apply --server-side --field-manager=ours -f -";
+    assert!(master.kubectl_with(ours, &map("one", "4")).refused().contains("conflict"));
+    let forced = master.kubectl_with(&format!("{ours} --force-conflicts"), &map("one", "4")).ok();
+    assert_eq!(forced, "configmap/one serverside-applied");
+    let theirs = "apply --server-side --field-manager=theirs -f -";
+    let refused = master.kubectl_with(theirs, &map("one", "5")).refused();
+    assert!(refused.contains("conflict with \"ours\""), "{refused}");
+    let managed = kubectl(
+        "get configmap one --show-managed-fields -o jsonpath={.metadata.managedFields[*].manager}",
+    );
+    assert!(managed.ok().contains("ours"));
+
+    step("replace, in place and by force");
+    let shown = kubectl("get configmap one -o yaml").ok();
+    assert_eq!(master.kubectl_with("replace -f -", &shown).ok(), "configmap/one replaced");
+    assert!(master.kubectl_with("replace --force -f -", &both).ok().ends_with("replaced"));
+    assert!(kubectl("replace -f /no/such/file").code > 0);
+
+    step("patches of all types, and of subresources");
+    kubectl("create deployment web --image=i").ok();
+    let patched = "deployment.apps/web patched";
+    for line in [
+        r#"patch deployment web --type=merge -p {"metadata":{"labels":{"z":"1"}}}"#,
+        r#"patch deployment web --type=json -p [{"op":"remove","path":"/metadata/labels/z"}]"#,
+        r#"patch deployment web -p {"spec":{"template":{"spec":{"containers":[{"name":"i","image":"j"}]}}}}"#,
+        r#"patch deployment web --subresource=scale --type=merge -p {"spec":{"replicas":0}}"#,
+    ] {
+        let said = kubectl(line).ok();
+        assert!(said == patched || said.ends_with("patched"), "{line}: {said}");
+    }
+    let images =
+        kubectl("get deployment web -o jsonpath={.spec.template.spec.containers[*].image}");
+    assert_eq!(images.ok(), "j", "containers merge by name");
+    let missing = r#"patch deployment web --type=json -p [{"op":"remove","path":"/spec/nope"}]"#;
+    assert!(kubectl(missing).refused().contains("the server rejected our request"));
+    for line in [
+        "set image deployment/web i=k",
+        "set resources deployment web --limits=cpu=200m",
+        "set serviceaccount deployment web default",
+        "set env deployment/web A=b",
+        "annotate deployment web a=b",
+        "label deployment web a=b",
+        "scale deployment web --replicas=1",
+    ] {
+        kubectl(line).ok();
+    }
+    kubectl("wait --for=jsonpath={.spec.replicas}=1 deployment/web --timeout=10s").ok();
+
+    step("sorted, in columns, in chunks, as they change");
+    let sorted = kubectl(
+        "get configmaps --sort-by=.metadata.name --no-headers -o custom-columns=N:.metadata.name",
+    );
+    assert_eq!(sorted.ok(), "kube-root-ca.crt\none\ntwo");
+    assert_eq!(kubectl("get configmaps --chunk-size=1 -o name").ok().lines().count(), 3);
+    assert_eq!(kubectl("delete configmaps -l set=a").ok().lines().count(), 2);
+    let dry = master.kubectl_with("create --dry-run=server -o name -f -", &both).ok();
+    assert_eq!(dry, "configmap/one\nconfigmap/two");
+    assert!(kubectl("get configmap one").refused().contains("NotFound"));
+    let strict = both.replace("\ndata:", "\ndta: {}\ndata:");
+    let refused = master.kubectl_with("apply --validate=strict -f -", &strict).refused();
+    assert!(refused.contains("unknown field \"dta\""), "{refused}");
+}
+
+#[test]
+fn nodes_pods_and_people() {
+    let master = Master::up();
+    let kubectl = |line: &str| master.kubectl(line);
+
+    step("nodes are tainted, cordoned and drained");
+    let node = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}}"#;
+    master.kubectl_with("create -f -", node).ok();
+    for (line, said) in [
+        ("taint node n a=b:NoSchedule", "node/n tainted"),
+        ("taint node n a:NoSchedule-", "node/n untainted"),
+        ("cordon n", "node/n cordoned"),
+        ("uncordon n", "node/n uncordoned"),
+        ("drain n --timeout=10s", "node/n cordoned\nnode/n drained"),
+    ] {
+        assert_eq!(kubectl(line).ok(), said, "{line}");
+    }
+
+    step("a pod gets a debugger and tells its events");
+    kubectl("run p --image=i").ok();
+    kubectl("wait --for=jsonpath={.status.phase}=Pending pod/p --timeout=10s").ok();
+    kubectl("debug p --image=busybox --container=look --attach=false").ok();
+    let debuggers = "get pod p -o jsonpath={.spec.ephemeralContainers[*].name}";
+    assert_eq!(kubectl(debuggers).ok(), "look");
+    eventually("an event of the scheduler", LIMIT, || {
+        let said = kubectl("events --for pod/p").result()?;
+        if said.contains("FailedScheduling") { Ok(()) } else { Err(said) }
+    });
+
+    step("who may what");
+    let listed = kubectl("auth can-i --list").ok();
+    assert!(listed.contains("*.*"), "{listed}");
+    assert_eq!(kubectl("auth can-i get pods --as nobody").code, 1);
+    assert_eq!(kubectl("auth can-i create deployments.apps").ok(), "yes");
+    // Old clients cannot ask who they are.
+    let whoami = kubectl("auth whoami");
+    if whoami.code == 0 {
+        assert!(whoami.stdout.contains("kubernetes-admin"), "{}", whoami.stdout);
+        let as_other = kubectl("auth whoami --as=somebody --as-group=some").ok();
+        assert!(as_other.contains("somebody"), "{as_other}");
+    }
+    kubectl("create clusterrole reader --verb=get --resource=pods").ok();
+    let role = kubectl("get clusterrole reader -o yaml").ok();
+    assert!(master.kubectl_with("auth reconcile -f -", &role).ok().contains("reconciled"));
+    let bob = kubectl("auth can-i --list --as system:serviceaccount:default:bob").ok();
+    assert!(bob.contains("selfsubjectreviews.authentication.k8s.io"), "{bob}");
+
+    step("a certificate is asked for, approved and issued");
+    let folder = master.folder();
+    let mut openssl = Command::new("openssl");
+    openssl.args("req -new -newkey rsa:2048 -nodes -subj /O=testers/CN=tester".split(' '));
+    openssl.arg("-keyout").arg(folder.join("key")).arg("-out").arg(folder.join("csr"));
+    run(openssl, None).ok();
+    let mut base64 = Command::new("base64");
+    base64.arg("-w0").arg(folder.join("csr"));
+    let request = run(base64, None).ok();
+    let csr = format!(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: tester}}\nspec: {{request: {request}, signerName: kubernetes.io/kube-apiserver-client, usages: [client auth]}}\n"
+    );
+    master.kubectl_with("create -f -", &csr).ok();
+    assert!(kubectl("certificate approve tester").ok().ends_with("approved"));
+    eventually("the certificate", LIMIT, || {
+        let issued = kubectl("get csr tester -o jsonpath={.status.certificate}").result()?;
+        if issued.is_empty() { Err("none yet".into()) } else { Ok(()) }
+    });
+    assert!(kubectl("get csr tester").ok().contains("Approved,Issued"));
+    kubectl("certificate deny tester").refused();
+}
+
+#[test]
+fn the_proxy_and_the_dump() {
+    let master = Master::up();
+    let mut proxy = kubectl_in(&master.kubeconfig(), &["proxy", "--port=0"]);
+    let mut proxy = proxy.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(proxy.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().rsplit(' ').next().unwrap();
+    let mut socket = TcpStream::connect(address).unwrap();
+    let request = format!("GET /api/v1/namespaces/default HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("\"name\":\"default\""), "{answer}");
+
+    let folder = master.folder().join("dump");
+    master.kubectl(&format!("cluster-info dump --output-directory={}", folder.display())).ok();
+    assert!(folder.join("nodes.json").exists());
+}
