@@ -33,5 +33,7 @@ pub mod volume;
 
 pub use agent::run;
 pub use config::{Config, instance_of};
-pub use join::{JoinError, JoinToken, Joined, Renewal, RequestError, TokenError, join, token_client};
+pub use join::{
+    JoinError, JoinToken, Joined, Renewal, RequestError, TokenError, join, token_client,
+};
 pub use teardown::{Removed, teardown};
