@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use anyhow::{Context, bail};
 
 use super::args::AgentArgs;
+use super::masters::Masters;
 use super::supervise::Supervisor;
 use super::{cluster_info, node, preflight};
 
@@ -14,7 +15,8 @@ const DEFAULT_PORT: u16 = 6443;
 /// Joins if need be, and runs a node until asked to stop.
 pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     preflight::need_root("skiff agent")?;
-    let server = server_address(&args.server)?;
+    let servers = server_addresses(&args.server)?;
+    let Some(server) = servers.first().copied() else { bail!("--server names no master") };
     let data_dir = preflight::DataDir::take(&args.common.data_dir)?;
     preflight::need_nft()?;
     preflight::need_docker(&args.node.docker_socket)?;
@@ -23,12 +25,19 @@ pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         Some(address) => address,
         None => preflight::address_towards(server)?,
     };
-    let joined =
-        skiff_agent::join(&args.server, args.token.as_deref(), &data_dir.path, &name).await?;
+    let mut supervisor = Supervisor::new();
+    let masters = Masters::new(servers);
+    masters.learn(&cluster_info::remembered_masters(&data_dir.path));
+    let way = masters.open().await?;
+    let server = format!("https://{}", way.address);
+    supervisor.spawn("way to the masters", way.serve(supervisor.cancel.clone()));
+    let joined = skiff_agent::join(&server, args.token.as_deref(), &data_dir.path, &name)
+        .await
+        .with_context(|| format!("cannot join {}", args.server))?;
     let info = cluster_info::fetch(&joined.client, &data_dir.path).await?;
+    masters.learn(&info.masters);
     let cluster =
         node::Cluster { client: joined.client.clone(), ca_pem: joined.server_ca_pem.clone(), info };
-    let mut supervisor = Supervisor::new();
     let cancel = supervisor.cancel.clone();
     supervisor.spawn("certificate renewal", async move {
         joined.renewal.run(cancel).await;
@@ -51,6 +60,11 @@ pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let ended = supervisor.wait_until(ready).await.map(drop);
     let stopped = supervisor.stop().await;
     ended.and(stopped)
+}
+
+/// The addresses behind `https://HOST:PORT`, or several of those with commas.
+fn server_addresses(urls: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    urls.split(',').map(|url| server_address(url.trim())).collect()
 }
 
 /// The address behind `https://HOST:PORT`.
@@ -76,5 +90,8 @@ mod tests {
         for url in ["http://10.0.0.1", "10.0.0.1:6443", "", "https://"] {
             assert!(server_address(url).is_err(), "{url}");
         }
+        let both = server_addresses("https://10.0.0.1, https://10.0.0.2:7443").unwrap();
+        assert_eq!(both.len(), 2);
+        assert!(server_addresses("https://10.0.0.1,").is_err());
     }
 }

@@ -233,7 +233,7 @@ pub struct AgentArgs {
     /// The node's flags.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// The master to join, as https://HOST:PORT
+    /// The master to join, as https://HOST:PORT; or several, with commas
     #[arg(long, value_name = "URL", env = "SKIFF_SERVER")]
     pub server: String,
     /// Token to join with, from `skiff token create`; not needed again later

@@ -76,6 +76,13 @@ where
         .context("cannot publish the cluster's settings")
 }
 
+/// The masters that this node knew when it last started.
+pub(super) fn remembered_masters(data_dir: &Path) -> Vec<SocketAddr> {
+    let copy = std::fs::read(data_dir.join(COPY)).unwrap_or_default();
+    // No copy yet, or one of an older version: the flag names a master too.
+    serde_json::from_slice::<ClusterInfo>(&copy).map_or_else(|_| Vec::new(), |info| info.masters)
+}
+
 /// Reads the settings from the cluster, or from the copy when no master answers.
 pub(super) async fn fetch(client: &Client, data_dir: &Path) -> anyhow::Result<ClusterInfo> {
     let copy = data_dir.join(COPY);

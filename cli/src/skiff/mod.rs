@@ -16,6 +16,7 @@ mod cluster_info;
 pub mod etcd_url;
 mod join;
 mod master;
+mod masters;
 mod node;
 
 mod preflight;
