@@ -99,7 +99,8 @@ mod tests {
             store: Some("etcd://127.0.0.1:1".parse().unwrap()),
             ..StoreArgs::default()
         };
-        let error = format!("{:#}", open_store(dir.path(), [0; 32], &args).await.unwrap_err());
+        let config = StoreConfig::new(dir.path(), [0; 32]);
+        let error = format!("{:#}", open_store(config, &args).await.unwrap_err());
         assert!(error.contains("cannot use etcd at 127.0.0.1:1"), "{error}");
         assert!(!error.contains('\n'), "{error}");
     }
