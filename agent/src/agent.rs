@@ -20,7 +20,7 @@ use crate::images::peers::ClusterPeers;
 use crate::metrics::Metrics;
 use crate::network::{self, PodNetwork};
 use crate::node::{Health, NodeAgent};
-use crate::pod::context::{Context, chain};
+use crate::pod::context::Context;
 use crate::pod::manager::{Directory, Manager};
 use crate::pod::objects::Objects;
 use crate::pod::static_pods::Folder;
@@ -28,6 +28,7 @@ use crate::probe::Probes;
 use crate::runtime::docker::Docker;
 use crate::runtime::{Runtime, daemon, sandbox_image};
 use crate::server;
+use skiff_client::chain;
 
 /// Containers started at the same time. Docker gains nothing from more.
 const STARTS_PER_CPU: usize = 4;

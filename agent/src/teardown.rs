@@ -54,7 +54,7 @@ pub async fn teardown(data_dir: &Path, docker_socket: &Path) -> Result<Removed, 
         Err(error) => failures.push(format!("sandbox image not removed: {error}")),
     }
     if let Err(error) = network::teardown().await {
-        failures.push(crate::pod::context::chain(&error));
+        failures.push(skiff_client::chain(&error));
     }
     let config = Config::new("", data_dir);
     for uid in pod_dirs(&config.data_dir.join("pods")) {

@@ -9,7 +9,7 @@
 //!
 //! [`Api`] has those calls of [`kube::Api`] that we use, under the same names,
 //! with the same parameters and errors. [`watch()`] is `kube`'s `watcher`.
-//! [`connect`] makes a client over the network for whoever knows the cluster's
+//! [`chain`] puts errors into words. [`connect`] makes a client over the network for whoever knows the cluster's
 //! authority: nodes, and the administrator at a master.
 //!
 //! Left out: objects whose kind is known only at run time, and metadata alone.
@@ -19,10 +19,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod api;
+mod error;
 mod remote;
 mod watch;
 
 pub use api::Api;
+pub use error::chain;
 pub use remote::{Credentials, RemoteError, connect};
 pub use watch::{watch, watch_with};
 

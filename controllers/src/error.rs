@@ -1,6 +1,8 @@
 //! What can go wrong in a pass. Every error is retried with back-off; the
 //! variants differ in how loudly that is said.
 
+pub(crate) use skiff_client::chain;
+
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -83,16 +85,4 @@ pub(crate) fn is_namespace_terminating(err: &kube::Error) -> bool {
         }
         _ => false,
     }
-}
-
-/// An error with its causes on one line.
-pub(crate) fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut source = err.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -42,6 +42,7 @@ use kube::Client;
 use kube::runtime::watcher;
 use nftables::helper::NftablesError;
 use rtnetlink::Handle;
+use skiff_client::chain;
 use skiff_client::{Api, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -438,16 +439,4 @@ async fn uplink_mtu(node: &Handle, node_ip: Ipv4Addr) -> Result<u32, NetworkErro
         .find(|link| Some(link.index) == carrier.map(|carrier| carrier.link))
         // The loopback's 65536 is no measure for anybody else's path.
         .map_or(1500, |link| link.mtu.min(9000)))
-}
-
-/// An error with everything that caused it, on one line.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut line = err.to_string();
-    let mut source = err.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }

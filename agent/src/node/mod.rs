@@ -37,9 +37,9 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
-use crate::pod::context::chain;
 use crate::revision::{Revision, revision_of};
 use crate::runtime::{Image, Runtime, Version, sandbox_image};
+use skiff_client::chain;
 
 pub use machine::Machine;
 pub(crate) use machine::meminfo;

@@ -16,9 +16,9 @@ use tracing::{debug, info};
 
 use super::{NodeAgent, features};
 use crate::events::Severity;
-use crate::pod::context::chain;
 use crate::runtime::sandbox_image;
 use crate::volume::persistent::volumes_dir;
+use skiff_client::chain;
 
 /// The first and the longest wait for an API that does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(100);

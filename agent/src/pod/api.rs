@@ -14,11 +14,12 @@ use k8s_openapi::api::core::v1::{
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
-use super::context::{Context, chain};
+use super::context::Context;
 use super::model::{spec, uid};
 use super::report::is_ours;
 use crate::revision::{Revision, revision_of};
 use crate::volume::{Lookup, Token};
+use skiff_client::chain;
 
 /// Tokens handed out to one pod, by audience and path.
 pub type Tokens = Arc<Mutex<BTreeMap<String, Token>>>;

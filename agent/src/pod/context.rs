@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::network::{HostPort, PodNetwork};
 use crate::probe::Probes;
 use crate::runtime::Runtime;
+use skiff_client::chain;
 
 /// Gives pods their addresses.
 #[async_trait]
@@ -52,17 +53,6 @@ impl Network for PodNetwork {
     async fn detach(&self, uid: &str) -> Result<(), String> {
         Self::detach(self, uid).await.map_err(|error| chain(&error))
     }
-}
-
-/// An error with the errors that caused it, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// What all pod workers of a node share.

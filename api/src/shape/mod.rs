@@ -272,7 +272,9 @@ mod tests {
     #[test]
     fn agrees_with_the_generated_types() {
         let mut seen = BTreeSet::new();
-        for resource in catalogue::all() {
+        // A kind that is served empty has no fields to agree on.
+        let shaped = catalogue::all().iter().filter(|r| r.behaviour.shape().is_some());
+        for resource in shaped {
             let schema = resource.behaviour.schema();
             let own = std::iter::once((schema["title"].as_str().unwrap(), &schema));
             let defs = schema["$defs"]
