@@ -114,8 +114,8 @@ pub(crate) struct Core<L: LogStore> {
     leadership: Leadership,
     /// This member has left the group by a change that it has applied.
     removed: bool,
-    /// When this member last tried to change the group by itself.
-    housekept: u64,
+    /// The tick at which this member last tried to change the group by itself.
+    housekept: Option<u64>,
     outbox: Vec<(u64, PeerMessage)>,
     answers: Vec<(Ticket, Result<Done, StoreError>)>,
 }
@@ -143,18 +143,20 @@ impl<L: LogStore> Core<L> {
             received: None,
             leadership: Leadership::default(),
             removed: false,
-            housekept: 0,
+            housekept: None,
             outbox: Vec::new(),
             answers: Vec::new(),
         })
     }
 
     /// Campaigns if this member is the only voter, and applies what the log
-    /// holds. A group of one leads on return.
+    /// holds. On return a group of one leads, and knows where it is found.
     pub(crate) fn start(&mut self, outside: &mut impl Outside) -> Result<(), StoreError> {
         if self.applied.members.voters == [self.member] && self.applied.members.is_single() {
             self.group.campaign().map_err(fatal)?;
         }
+        self.turn(outside)?;
+        self.keep_house();
         self.turn(outside)
     }
 

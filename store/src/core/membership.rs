@@ -127,11 +127,11 @@ impl<L: LogStore> Core<L> {
 
     /// Proposes what this member wants by itself.
     pub(super) fn keep_house(&mut self) {
-        if self.ticks < self.housekept + HOUSEKEEPING_TICKS {
+        if self.housekept.is_some_and(|at| self.ticks < at + HOUSEKEEPING_TICKS) {
             return;
         }
         if let Some(change) = self.wish() {
-            self.housekept = self.ticks;
+            self.housekept = Some(self.ticks);
             self.change(None, change);
         }
     }
