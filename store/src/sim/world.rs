@@ -5,6 +5,9 @@
 //! that follow from it. Everything that looks like chance comes from the seed,
 //! so the same seed is the same run.
 
+mod recovery;
+mod trouble;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +16,13 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::callers::{Caller, Watcher};
-use super::disk::{Disk, Opened, Part, SimKeeper, SimLog};
+use super::disk::{Disk, Opened, SimKeeper, SimLog};
 use super::history::{History, Told};
 use super::oracle::Oracle;
 use super::plan::Plan;
 use super::planted::{Fault, is_planted};
 use crate::core::{Core, CoreParts, Done, Outside, TICK, Ticket};
-use crate::members::{Change, Contact, Members};
+use crate::members::{Contact, Members};
 use crate::sealing::Sealer;
 use crate::types::{KeyRange, StoreError};
 use crate::view::Shared;
@@ -30,9 +33,6 @@ const PATIENCE: u64 = 30;
 
 /// Milliseconds between two ticks of a sound clock.
 const TICK_MS: u64 = TICK.as_millis() as u64;
-
-/// Milliseconds after the faults within which the group has to work again.
-const RECOVERY_MS: u64 = 20_000;
 
 /// Something that happens at a time.
 enum Happening {
@@ -439,96 +439,6 @@ impl World {
         }
     }
 
-    fn trouble(&mut self, trouble: Trouble) -> Result<(), String> {
-        let living = self.living();
-        let Some(id) = self.pick(&living) else { return Ok(()) };
-        match trouble {
-            Trouble::Crash => {
-                self.crash(id);
-                self.damage(id);
-                self.after(4_000, Happening::Restart { member: id });
-            }
-            Trouble::Pause => {
-                // From a hiccup to longer than an election.
-                let until = self.now + self.rng.random_range(50..4_000);
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.paused_until = until;
-                }
-            }
-            Trouble::Partition => {
-                let ids: Vec<u64> = self.members.keys().copied().collect();
-                let inside: Vec<bool> = ids.iter().map(|_| self.rng.random_bool(0.5)).collect();
-                let both_ways = self.rng.random_bool(0.6);
-                let mut cut = Vec::new();
-                for (a, a_inside) in ids.iter().zip(&inside) {
-                    for (b, b_inside) in ids.iter().zip(&inside) {
-                        if *a_inside && !*b_inside {
-                            cut.push((*a, *b));
-                            if both_ways {
-                                cut.push((*b, *a));
-                            }
-                        }
-                    }
-                }
-                self.cut.extend(&cut);
-                self.after(5_000, Happening::Mend { cut });
-            }
-            Trouble::FullDisk => {
-                if let Some(member) = self.members.get(&id) {
-                    member.disk.set_full(true);
-                }
-                self.after(3_000, Happening::Room { member: id });
-            }
-            Trouble::Membership => return self.change_members(id),
-        }
-        Ok(())
-    }
-
-    /// Something on the disk of a crashed member may be damaged. Only a
-    /// minority may lose its disk for good: nothing protects against more.
-    fn damage(&mut self, id: u64) {
-        if !self.rng.random_bool(self.plan.damage) {
-            return;
-        }
-        let part = [Part::Tree, Part::Snapshot, Part::Both, Part::Log];
-        let part = part[self.rng.random_range(0..part.len())];
-        let lost = self.members.values().filter(|member| member.ended).count();
-        let can_lose = self.plan.membership == 0.0 && (lost as u64 + 1) * 2 < self.plan.members;
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if member.disk.survives(part) {
-            member.disk.damage(part);
-        } else if can_lose {
-            // It would refuse to start and say so.
-            member.ended = true;
-        }
-    }
-
-    fn change_members(&mut self, through: u64) -> Result<(), String> {
-        let Some(life) = self.members.get(&through).and_then(|member| member.life.as_ref()) else {
-            return Ok(());
-        };
-        let members = life.shared.view().applied.members.clone();
-        let others: Vec<u64> = members.ids();
-        let add = members.voters.len() < 3 || self.rng.random_bool(0.4);
-        let change = if add && self.members.len() < 7 {
-            // It is found under the number that it will get if all goes well.
-            let contact = Contact { promote: true, ..contact(members.last_id + 1) };
-            Change::AddLearner { id: 0, contact }
-        } else if members.voters.len() > 1 {
-            let Some(id) = self.pick(&others) else { return Ok(()) };
-            Change::Remove { id }
-        } else {
-            return Ok(());
-        };
-        self.next_ticket += 1;
-        let ticket = self.next_ticket;
-        self.tickets.insert((through, ticket), Waiting::Membership);
-        if let Some(life) = self.members.get_mut(&through).and_then(|member| member.life.as_mut()) {
-            life.core.change(Some(ticket), change);
-        }
-        self.turn(through)
-    }
-
     /// Somebody calls.
     fn call(&mut self, caller: usize) -> Result<(), String> {
         let mut living = self.living();
@@ -626,110 +536,6 @@ impl World {
         self.callers[caller].hear(&told);
         self.history.tell(call, told);
         self.after(250, Happening::Call { caller });
-    }
-
-    /// The faults are over. The group has to elect, to take writes everywhere
-    /// and to agree.
-    fn recover(&mut self) -> Result<(), String> {
-        self.calm = true;
-        self.cut.clear();
-        self.queue.retain(|_, happening| {
-            !matches!(happening, Happening::Trouble(_) | Happening::Restart { .. })
-        });
-        let ids: Vec<u64> = self.members.keys().copied().collect();
-        for id in &ids {
-            if let Some(member) = self.members.get_mut(id) {
-                member.disk.calm_down();
-                member.paused_until = self.now;
-            }
-            self.start(*id)?;
-        }
-        let deadline = self.now + RECOVERY_MS;
-        let mut why = String::from("nothing was tried");
-        while self.now < deadline {
-            self.until(self.now + 500)?;
-            match self.works() {
-                Ok(()) => return self.settle(),
-                Err(reason) => why = reason,
-            }
-        }
-        Err(format!("the group does not recover: {why}\n{}", self.describe()))
-    }
-
-    /// A line for each member, for whoever looks for a failure's cause.
-    fn describe(&self) -> String {
-        let line = |(id, member): (&u64, &Member)| match &member.life {
-            None => format!("member {id}: no process, ended: {}\n", member.ended),
-            Some(life) => {
-                let view = life.shared.view();
-                let (leadership, applied) = (*life.shared.leadership_tx.borrow(), &view.applied);
-                let (core, published) = (&life.core, view.snapshot.revision());
-                format!("member {id}: {leadership:?}, {applied:?}, {published:?}, {core:?}\n")
-            }
-        };
-        let waiting = |((member, _), waiting): (&(u64, Ticket), &Waiting)| match waiting {
-            Waiting::Call { call, .. } => {
-                let asked = self.history.asked(*call);
-                format!("call {call} waits at member {member}: {asked:?}\n")
-            }
-            Waiting::Membership => format!("a change waits at member {member}\n"),
-        };
-        let waiting = self.tickets.iter().map(waiting);
-        self.members.iter().map(line).chain(waiting).collect()
-    }
-
-    /// Whether there is a leader whom all its members follow.
-    fn works(&self) -> Result<(), String> {
-        let lives = || self.members.iter().filter_map(|(id, m)| Some((*id, m.life.as_ref()?)));
-        let leaders: Vec<_> =
-            lives().filter(|(_, life)| life.shared.leadership_tx.borrow().is_leader).collect();
-        let [(leader, life)] = leaders[..] else {
-            return Err(format!("{} members lead", leaders.len()));
-        };
-        let members = life.shared.view().applied.members.clone();
-        for (id, other) in lives().filter(|(id, _)| members.contains(*id)) {
-            if other.shared.leadership_tx.borrow().leader != Some(leader) {
-                return Err(format!("member {id} does not follow {leader}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Calls through every member, then silence: all agree in the end.
-    fn settle(&mut self) -> Result<(), String> {
-        let before = self.history.acknowledged();
-        self.until(self.now + 5_000)?;
-        if self.history.acknowledged() == before {
-            return Err(format!("the mended group takes no writes\n{}", self.describe()));
-        }
-        self.queue.retain(|_, happening| !matches!(happening, Happening::Call { .. }));
-        self.callers.iter_mut().for_each(|caller| caller.rests = true);
-        self.until(self.now + 6_000)?;
-        let newest = self.history.newest();
-        let Some(leader) = self.leader() else {
-            return Err("the mended group has lost its leader again".into());
-        };
-        let (members, position, digest) = {
-            let view = leader.shared.view();
-            (view.applied.members.clone(), view.applied.position, view.digest)
-        };
-        for (id, member) in self.members.iter().filter(|(id, _)| members.contains(**id)) {
-            let Some(life) = &member.life else { continue };
-            let view = life.shared.view();
-            if (view.applied.position, view.digest) != (position, digest) {
-                return Err(format!(
-                    "member {id} is at {:?}, the leader at {position:?}",
-                    view.applied.position
-                ));
-            }
-            if view.snapshot.revision().0 != newest {
-                return Err(format!(
-                    "member {id} ends at revision {}, {newest} was published",
-                    view.snapshot.revision()
-                ));
-            }
-        }
-        Ok(())
     }
 }
 
