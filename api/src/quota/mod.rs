@@ -2,7 +2,7 @@
 //!
 //! A quota's `spec.hard` names what it bounds: `pods`, `requests.cpu`,
 //! `count/deployments.apps` and so on. Each name is about one kind. [`usage`]
-//! says what one object uses, [`matches`] whether a quota's scopes select it,
+//! says what one object uses, [`matches()`] whether a quota's scopes select it,
 //! [`relevant`] which names of a quota are about a kind, and [`exceeded`] what
 //! is wrong if more is asked for than is left. Admission adds single objects
 //! to a quota's status by these rules and the quota controller counts all of

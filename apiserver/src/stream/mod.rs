@@ -1,5 +1,5 @@
 //! Streams to the agents: log, exec, attach, port-forward and proxy; and what
-//! the agents measure ([`usage`]).
+//! the agents measure (`usage`).
 //!
 //! `target` reads from pod, node and query where a request goes; `agent`
 //! dials the agent and forwards. An upgraded connection is a tunnel of bytes:
