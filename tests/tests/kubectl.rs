@@ -407,17 +407,21 @@ fn skiffctl_in_the_same_words(lab: &Lab) {
     );
     assert_eq!(ctl("scale deployment/web --replicas=3").ok(), "deployment.apps/web scaled");
     ctl("rollout status deploy web").ok();
+    let squeeze = |text: String| {
+        text.lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+    };
+    // Asked before and after kubectl: an age may tick between two calls, and
+    // shows then in one of the two.
     let same = |line: &str| {
-        let squeeze = |text: String| {
-            text.lines()
-                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-                .collect::<Vec<_>>()
-        };
-        let (ours, theirs) = (
-            squeeze(ctl(line).ok()),
-            squeeze(lab.kubectl(&line.split(' ').collect::<Vec<_>>()).ok()),
+        let before = squeeze(ctl(line).ok());
+        let theirs = squeeze(lab.kubectl(&line.split(' ').collect::<Vec<_>>()).ok());
+        let after = squeeze(ctl(line).ok());
+        assert!(
+            theirs == before || theirs == after,
+            "{line}: kubectl says {theirs:?}, skiffctl {before:?} and then {after:?}"
         );
-        assert_eq!(ours, theirs, "{line}");
     };
     for line in [
         "get deployments web -o name",
