@@ -1,5 +1,9 @@
 //! `/healthz`, `/livez` and `/readyz`: whether to restart this server, and
 //! whether to send it requests.
+//!
+//! A server that has lost its quorum lives: a restart brings no member back, and
+//! takes away one that could vote. So only `/readyz` looks at the store. A store
+//! that has failed for good ends the process by itself.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,6 +16,15 @@ use crate::registry::Registry;
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     bootstrapped: AtomicBool,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// The group has a leader.
+    led: bool,
+    bootstrapped: bool,
+    closing: bool,
 }
 
 /// One named check with its outcome.
@@ -37,16 +50,12 @@ impl Health {
             "readyz" => true,
             _ => return None,
         };
-        let mut checks: Vec<Check> = vec![("ping", Ok(()))];
-        let led = registry.store.leadership().borrow().leader.is_some();
-        checks.push(("store", if led { Ok(()) } else { Err("no leader") }));
-        if ready {
-            let bootstrapped = self.bootstrapped.load(Ordering::Acquire);
-            checks.push(("bootstrap", if bootstrapped { Ok(()) } else { Err("not finished") }));
-            let closing = registry.closing.is_cancelled();
-            checks
-                .push(("shutdown", if closing { Err("process is shutting down") } else { Ok(()) }));
-        }
+        let seen = Seen {
+            led: registry.store.leadership().borrow().leader.is_some(),
+            bootstrapped: self.bootstrapped.load(Ordering::Acquire),
+            closing: registry.closing.is_cancelled(),
+        };
+        let mut checks = checks(ready, seen);
         let mut excluded: Vec<String> = Vec::new();
         let mut verbose = false;
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -65,6 +74,22 @@ impl Health {
             }
         }
     }
+}
+
+/// What a page reports: whether the server lives, and if asked, whether it is
+/// ready for requests too.
+fn checks(ready: bool, seen: Seen) -> Vec<Check> {
+    let ping = ("ping", Ok(()));
+    if !ready {
+        return vec![ping];
+    }
+    let good = |good: bool, why: &'static str| if good { Ok(()) } else { Err(why) };
+    vec![
+        ping,
+        ("store", good(seen.led, "no leader")),
+        ("bootstrap", good(seen.bootstrapped, "not finished")),
+        ("shutdown", good(!seen.closing, "process is shutting down")),
+    ]
 }
 
 fn report(page: &str, checks: &[Check], verbose: bool) -> Response<Body> {
@@ -94,6 +119,30 @@ fn report(page: &str, checks: &[Check], verbose: bool) -> Response<Body> {
 mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
+
+    #[test]
+    fn only_readiness_needs_a_quorum() {
+        let good = Seen { led: true, bootstrapped: true, closing: false };
+        let cases = [
+            ("all is well", good, &[][..]),
+            ("no leader", Seen { led: false, ..good }, &["store"]),
+            (
+                "at the start",
+                Seen { led: false, bootstrapped: false, ..good },
+                &["store", "bootstrap"],
+            ),
+            ("at the end", Seen { closing: true, ..good }, &["shutdown"]),
+        ];
+        for (name, seen, unready) in cases {
+            let failed = |ready| -> Vec<_> {
+                let failed =
+                    checks(ready, seen).into_iter().filter(|(_, outcome)| outcome.is_err());
+                failed.map(|(check, _)| check).collect()
+            };
+            assert_eq!(failed(true), unready, "{name}");
+            assert_eq!(failed(false), [""; 0], "{name}: no reason to restart");
+        }
+    }
 
     #[tokio::test]
     async fn a_failed_check_fails_the_page_and_says_which() {
