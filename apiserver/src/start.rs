@@ -161,8 +161,10 @@ pub async fn serve(
     let followed = Arc::clone(&live);
     tasks.spawn(async move { followed.follow(follow).await });
     let loopback = client::client(service.clone(), UserInfo::loopback());
-    tasks.spawn(aggregation::run(live, loopback.clone(), cancel.clone()));
-    tasks.spawn(signer::run(Arc::clone(&pki), loopback, cancel.clone()));
+    tasks.spawn(aggregation::run(live, loopback, cancel.clone()));
+    let (leadership, leading) = (service.0.registry.store.leadership(), service.clone());
+    let client_of = move |term| client::client(leading.clone(), UserInfo::loopback().in_term(term));
+    tasks.spawn(signer::run(Arc::clone(&pki), client_of, leadership, cancel.clone()));
     tasks.spawn(server::run(
         listener,
         tls,

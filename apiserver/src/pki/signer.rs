@@ -11,6 +11,9 @@
 //!
 //! Of a request only the key is signed; subject and usages are rebuilt from
 //! what was checked. Requests to other signers are left to others.
+//!
+//! Only the leading master signs, as with controllers: two that answer the same
+//! request would give out two certificates, of which the object keeps one.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -33,7 +36,9 @@ use k8s_openapi::{
 };
 use kube::{Client, api::PostParams, runtime::watcher};
 use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
-use skiff_client::{Api, watch};
+use skiff_client::Api;
+use skiff_store::Leadership;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{AGENT_CLIENT_USER, Leaf, Pki, ca::LEAF_VALIDITY};
@@ -80,27 +85,46 @@ struct NodeNames {
     addresses: HashSet<IpAddr>,
 }
 
-/// Watches and signs until cancelled.
-pub async fn run(pki: Arc<Pki>, client: Client, cancel: CancellationToken) {
+/// Signs whenever this master leads, until cancelled. What the client of a term
+/// writes must be refused as soon as the term is over.
+pub async fn run(
+    pki: Arc<Pki>,
+    client_of: impl Fn(u64) -> Client,
+    mut leadership: watch::Receiver<Leadership>,
+    cancel: CancellationToken,
+) {
+    let lead = async {
+        // An error is the store's end.
+        while let Ok(now) = leadership.wait_for(|now| now.is_leader).await.map(|now| *now) {
+            let term = now.term;
+            tokio::select! {
+                () = sign(&pki, client_of(term)) => return,
+                _ = leadership.wait_for(|now| !now.is_leader || now.term != term) => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = lead => {}
+    }
+}
+
+/// Watches and signs for ever.
+async fn sign(pki: &Pki, client: Client) {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client);
-    let mut events = watch(api.clone(), watcher::Config::default());
-    loop {
-        let event = tokio::select! {
-            () = cancel.cancelled() => return,
-            event = events.next() => event,
-        };
+    let mut events = skiff_client::watch(api.clone(), watcher::Config::default());
+    while let Some(event) = events.next().await {
         match event {
-            Some(Ok(watcher::Event::Apply(request) | watcher::Event::InitApply(request))) => {
-                if let Err(error) = apply_request(&pki, &api, &nodes, &request).await {
+            Ok(watcher::Event::Apply(request) | watcher::Event::InitApply(request)) => {
+                if let Err(error) = apply_request(pki, &api, &nodes, &request).await {
                     let name = request.metadata.name.as_deref().unwrap_or_default();
                     tracing::warn!(name, %error, "cannot serve a certificate signing request");
                 }
             }
-            Some(Ok(_)) => {}
+            Ok(_) => {}
             // The watch waits and lists again by itself.
-            Some(Err(error)) => tracing::warn!(%error, "watching certificate signing requests"),
-            None => return,
+            Err(error) => tracing::warn!(%error, "watching certificate signing requests"),
         }
     }
 }

@@ -1,9 +1,12 @@
-//! Who gets which certificate, as a table.
+//! Who gets which certificate, as a table; and who signs.
 
+use kube::client::Body;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 
 use super::*;
+use crate::pki::PkiConfig;
 use crate::pki::ca::CertificateAuthority;
+use tokio::sync::mpsc;
 
 fn wish_of(name: &str, organization: &str, dns_names: &[&str], addresses: &[&str]) -> Wish {
     Wish {
@@ -131,4 +134,59 @@ fn a_request_is_read_and_signed() {
     let signed = ca.sign(parsed, &leaf, Timestamp::now()).unwrap();
     assert_eq!(ca.misfit(&signed, &leaf, Timestamp::now()), None);
     assert!(parse(b"no request").is_err());
+}
+
+/// Says so when it is dropped.
+struct OnDrop(u64, mpsc::UnboundedSender<(u64, &'static str)>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        let _ = self.1.send((self.0, "left"));
+    }
+}
+
+#[tokio::test]
+async fn only_the_leader_signs_and_only_for_its_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::open(PkiConfig {
+        data_dir: dir.path().to_owned(),
+        advertise: [127, 0, 0, 1].into(),
+        service_ip: [10, 96, 0, 1].into(),
+        cluster_domain: "cluster.local".to_owned(),
+        names: Vec::new(),
+    });
+    let (seen_tx, mut seen_rx) = mpsc::unbounded_channel();
+    // An API server that never answers and notes who asks and who gives up.
+    let client_of = move |term| {
+        let seen_tx = seen_tx.clone();
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let _ = seen_tx.send((term, "asked"));
+            let waiting = OnDrop(term, seen_tx.clone());
+            async move {
+                let _waiting = waiting;
+                std::future::pending::<Result<http::Response<Body>, std::io::Error>>().await
+            }
+        });
+        Client::new(service, "default")
+    };
+    let now = |term, is_leader| Leadership { term, leader: Some(1), is_leader };
+    let (leadership_tx, leadership_rx) = watch::channel(now(1, false));
+    let cancel = CancellationToken::new();
+    let signer =
+        tokio::spawn(run(Arc::new(pki.unwrap()), client_of, leadership_rx, cancel.clone()));
+    // Were it to sign as a follower, term 1 would be seen before term 2.
+    tokio::task::yield_now().await;
+    leadership_tx.send_replace(now(2, true));
+    assert_eq!(seen_rx.recv().await, Some((2, "asked")));
+    leadership_tx.send_replace(now(3, false));
+    assert_eq!(seen_rx.recv().await, Some((2, "left")));
+    leadership_tx.send_replace(now(4, true));
+    assert_eq!(seen_rx.recv().await, Some((4, "asked")));
+    // Lost and won again before anybody looked.
+    leadership_tx.send_replace(now(6, true));
+    assert_eq!(seen_rx.recv().await, Some((4, "left")));
+    assert_eq!(seen_rx.recv().await, Some((6, "asked")));
+    cancel.cancel();
+    signer.await.unwrap();
+    assert_eq!(seen_rx.recv().await, Some((6, "left")));
 }
