@@ -97,13 +97,18 @@ fn reap(pid: u32) {
 
 /// When a live process started, in clock ticks since boot: field 22 of
 /// `/proc/PID/stat` (proc(5)). `None` for zombies: they run nothing any more.
+///
+/// A killed process shows as a zombie as soon as its first thread is gone; as
+/// long as field 20 counts others, its files, ports and locks are still held.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the name in brackets, may itself hold spaces and brackets.
     let after_name = &stat[stat.rfind(')')? + 2..];
-    let mut fields = after_name.split(' ');
-    let state = fields.next()?;
-    (state != "Z" && state != "X").then(|| fields.nth(18)?.parse().ok())?
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    let threads: u64 = field(20)?.parse().ok()?;
+    let ended = matches!(field(3)?, "Z" | "X") && threads <= 1;
+    (!ended).then(|| field(22)?.parse().ok())?
 }
 
 #[cfg(test)]
@@ -129,6 +134,34 @@ mod tests {
         stop(&pid_file, Duration::from_secs(5)).unwrap();
         assert_eq!(running(&pid_file), None);
         stop(&pid_file, Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn one_that_lost_its_first_thread_still_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        let mut headless = Command::new("python3");
+        // The bare system call ends the calling thread alone.
+        headless.arg("-c").arg(format!(
+            "import ctypes, threading, time\n\
+             threading.Thread(target=time.sleep, args=(60,)).start()\n\
+             ctypes.CDLL(None).syscall({}, 0)",
+            nix::libc::SYS_exit
+        ));
+        let log = dir.path().join("log");
+        let pid = start(headless, &log, &pid_file).unwrap();
+        let is_zombie = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.contains(") Z ")
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_zombie() {
+            assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());
+            std::thread::sleep(STOP_CHECK);
+        }
+        assert_eq!(running(&pid_file), Some(pid));
+        kill_now(&pid_file).unwrap();
+        assert_eq!(running(&pid_file), None);
     }
 
     #[test]
