@@ -195,7 +195,7 @@ impl<L: LogStore> Group<L> {
         change: &ConfChangeV2,
     ) -> Result<(), Dropped> {
         if self.node.raft.has_pending_conf() {
-            return Err(Dropped("another change of members is under way".into()));
+            return Err(Dropped("another change of members is under way, try again".into()));
         }
         let data = change.write_to_bytes().map_err(|error| Dropped(error.to_string()))?;
         let mut entry =
