@@ -1,53 +1,39 @@
-//! Roles and bindings, certificate requests, and leases.
+//! Roles and bindings, and leases.
 
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
 };
 
-use super::meta::{MetaRules, label_selector, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update, label_selector};
 use super::names;
-use super::path::{Errors, IMMUTABLE, Path, json, list, or_default, text};
+use super::path::{Errors, Path, json, list, or_default, text};
 use crate::catalogue::{FieldError, Part};
 
 const ROLE_META: MetaRules = MetaRules::namespaced(names::path_segment_name);
 const CLUSTER_ROLE_META: MetaRules = MetaRules::cluster(names::path_segment_name);
 const LEASE_META: MetaRules = MetaRules::namespaced(names::subdomain_name);
-const REQUEST_META: MetaRules = MetaRules::cluster(names::subdomain_name);
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Checks a new Role.
 pub fn role_create(role: &Role) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &role.metadata, ROLE_META);
-    rules(&mut errors, list(&role.rules), true);
-    errors.into_vec()
+    check_create(&role.metadata, ROLE_META, |errors| rules(errors, list(&role.rules), true))
 }
 
 /// Checks an update of a Role.
 pub fn role_update(new: &Role, old: &Role, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    rules(&mut errors, list(&new.rules), true);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| rules(errors, list(&new.rules), true))
 }
 
 /// Checks a new ClusterRole.
 pub fn cluster_role_create(role: &ClusterRole) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &role.metadata, CLUSTER_ROLE_META);
-    cluster_role(&mut errors, role);
-    errors.into_vec()
+    check_create(&role.metadata, CLUSTER_ROLE_META, |errors| cluster_role(errors, role))
 }
 
 /// Checks an update of a ClusterRole.
 pub fn cluster_role_update(new: &ClusterRole, old: &ClusterRole, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    cluster_role(&mut errors, new);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| cluster_role(errors, new))
 }
 
 fn cluster_role(errors: &mut Errors, role: &ClusterRole) {
@@ -103,30 +89,27 @@ fn rules(errors: &mut Errors, rules: &[PolicyRule], namespaced: bool) {
 
 /// Checks a new RoleBinding.
 pub fn role_binding_create(binding: &RoleBinding) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &binding.metadata, ROLE_META);
-    role_ref(&mut errors, &binding.role_ref, &["ClusterRole", "Role"]);
-    subjects(&mut errors, list(&binding.subjects), true);
-    errors.into_vec()
+    check_create(&binding.metadata, ROLE_META, |errors| {
+        role_ref(errors, &binding.role_ref, &["ClusterRole", "Role"]);
+        subjects(errors, list(&binding.subjects), true);
+    })
 }
 
 /// Checks an update of a RoleBinding: what it grants stays, to whom may change.
 pub fn role_binding_update(new: &RoleBinding, old: &RoleBinding, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    role_ref(&mut errors, &new.role_ref, &["ClusterRole", "Role"]);
-    subjects(&mut errors, list(&new.subjects), true);
-    same_role(&mut errors, &new.role_ref, &old.role_ref);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        role_ref(errors, &new.role_ref, &["ClusterRole", "Role"]);
+        subjects(errors, list(&new.subjects), true);
+        same_role(errors, &new.role_ref, &old.role_ref);
+    })
 }
 
 /// Checks a new ClusterRoleBinding.
 pub fn cluster_role_binding_create(binding: &ClusterRoleBinding) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &binding.metadata, CLUSTER_ROLE_META);
-    role_ref(&mut errors, &binding.role_ref, &["ClusterRole"]);
-    subjects(&mut errors, list(&binding.subjects), false);
-    errors.into_vec()
+    check_create(&binding.metadata, CLUSTER_ROLE_META, |errors| {
+        role_ref(errors, &binding.role_ref, &["ClusterRole"]);
+        subjects(errors, list(&binding.subjects), false);
+    })
 }
 
 /// Checks an update of a ClusterRoleBinding.
@@ -135,12 +118,11 @@ pub fn cluster_role_binding_update(
     old: &ClusterRoleBinding,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    role_ref(&mut errors, &new.role_ref, &["ClusterRole"]);
-    subjects(&mut errors, list(&new.subjects), false);
-    same_role(&mut errors, &new.role_ref, &old.role_ref);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        role_ref(errors, &new.role_ref, &["ClusterRole"]);
+        subjects(errors, list(&new.subjects), false);
+        same_role(errors, &new.role_ref, &old.role_ref);
+    })
 }
 
 fn role_ref(errors: &mut Errors, role: &RoleRef, kinds: &[&str]) {
@@ -194,18 +176,12 @@ fn subjects(errors: &mut Errors, subjects: &[Subject], namespaced: bool) {
 
 /// Checks a new Lease.
 pub fn lease_create(lease: &Lease) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &lease.metadata, LEASE_META);
-    lease_spec(&mut errors, lease);
-    errors.into_vec()
+    check_create(&lease.metadata, LEASE_META, |errors| lease_spec(errors, lease))
 }
 
 /// Checks an update of a Lease.
 pub fn lease_update(new: &Lease, old: &Lease, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    lease_spec(&mut errors, new);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| lease_spec(errors, new))
 }
 
 fn lease_spec(errors: &mut Errors, lease: &Lease) {
@@ -216,156 +192,6 @@ fn lease_spec(errors: &mut Errors, lease: &Lease) {
     {
         errors.invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0");
     }
-    if let Some(count) = spec.lease_transitions
-        && count < 0
-    {
-        let detail = "must be greater than or equal to 0";
-        errors.invalid(&path.child("leaseTransitions"), count, detail);
-    }
-}
-
-/// Checks a new CertificateSigningRequest.
-pub fn certificate_signing_request_create(request: &CertificateSigningRequest) -> Vec<FieldError> {
-    const SHORTEST_SECONDS: i32 = 600;
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &request.metadata, REQUEST_META);
-    let path = Path::root("spec");
-    let spec = &request.spec;
-    // Whether it is a proper request is for the one who signs it to see.
-    let pem = std::str::from_utf8(&spec.request.0).unwrap_or_default();
-    if !pem.trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") {
-        let detail = "PEM block type must be CERTIFICATE REQUEST";
-        errors.invalid(&path.child("request"), json(&spec.request), detail);
-    }
-    usages(&mut errors, list(&spec.usages), &path.child("usages"));
-    let signer = spec.signer_name.as_str();
-    let signer_path = path.child("signerName");
-    if signer.is_empty() {
-        errors.required(&signer_path, "");
-    } else {
-        match signer.split_once('/') {
-            None | Some((_, "")) => {
-                let detail = "must be a fully qualified domain and path of the form \
-                              'example.com/signer-name'";
-                errors.invalid(&signer_path, signer, detail);
-            }
-            Some((domain, _)) => {
-                errors.invalid_each(&signer_path, signer, names::dns1123_subdomain(domain));
-                if !domain.contains('.') {
-                    let detail = "should be a domain with at least two segments separated by dots";
-                    errors.invalid(&signer_path, signer, detail);
-                }
-            }
-        }
-    }
-    if let Some(seconds) = spec.expiration_seconds
-        && seconds < SHORTEST_SECONDS
-    {
-        let detail = "may not specify a duration less than 600 seconds (10 minutes)";
-        errors.invalid(&path.child("expirationSeconds"), seconds, detail);
-    }
-    errors.into_vec()
-}
-
-fn usages(errors: &mut Errors, usages: &[String], path: &Path<'_>) {
-    const KNOWN: [&str; 23] = [
-        "any",
-        "cert sign",
-        "client auth",
-        "code signing",
-        "content commitment",
-        "crl sign",
-        "data encipherment",
-        "decipher only",
-        "digital signature",
-        "email protection",
-        "encipher only",
-        "ipsec end system",
-        "ipsec tunnel",
-        "ipsec user",
-        "key agreement",
-        "key encipherment",
-        "microsoft sgc",
-        "netscape sgc",
-        "ocsp signing",
-        "s/mime",
-        "server auth",
-        "signing",
-        "timestamping",
-    ];
-    if usages.is_empty() {
-        errors.required(path, "usages must contain at least one value");
-    }
-    for (index, usage) in usages.iter().enumerate() {
-        let path = path.index(index);
-        errors.one_of(&path, Some(usage), &KNOWN);
-        if usages[..index].contains(usage) {
-            errors.duplicate(&path, usage.as_str());
-        }
-    }
-}
-
-/// Checks an update of a CertificateSigningRequest: what is asked for stays,
-/// and a verdict is final.
-pub fn certificate_signing_request_update(
-    new: &CertificateSigningRequest,
-    old: &CertificateSigningRequest,
-    part: Part,
-) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if new.spec != old.spec {
-        errors.invalid(&Path::root("spec"), json(&new.spec), IMMUTABLE);
-    }
-    let (new, old) = (or_default(&new.status), or_default(&old.status));
-    let path = Path::root("status.conditions");
-    let has = |conditions: &[_], kind: &str| {
-        conditions.iter().any(
-            |condition: &k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition| {
-                condition.type_ == kind
-            },
-        )
-    };
-    let (now, before) = (list(&new.conditions), list(&old.conditions));
-    for kind in ["Approved", "Denied", "Failed"] {
-        if has(before, kind) && !has(now, kind) {
-            errors.forbidden(&path, format!("updates may not remove a condition of type {kind:?}"));
-        }
-        // Approving has a subresource of its own, with a permission of its own.
-        if kind != "Failed"
-            && part != Part::Other("approval")
-            && has(now, kind)
-            && !has(before, kind)
-        {
-            errors.forbidden(&path, format!("updates may not add a condition of type {kind:?}"));
-        }
-    }
-    if has(now, "Approved") && has(now, "Denied") {
-        let detail = "Approved and Denied conditions are mutually exclusive";
-        errors.invalid(&path, json(now), detail);
-    }
-    for (index, condition) in now.iter().enumerate() {
-        let path = path.index(index);
-        if condition.type_.is_empty() {
-            errors.required(&path.child("type"), "");
-        }
-        let status = condition.status.as_str();
-        if status.is_empty() {
-            errors.required(&path.child("status"), "");
-        } else if matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed") {
-            errors.one_of(&path.child("status"), Some(status), &["True"]);
-        }
-        if now[..index].iter().any(|earlier| earlier.type_ == condition.type_) {
-            errors.duplicate(&path.child("type"), condition.type_.as_str());
-        }
-    }
-    let certificate =
-        |status: &k8s_openapi::api::certificates::v1::CertificateSigningRequestStatus| {
-            status.certificate.as_ref().map(|bytes| bytes.0.clone()).unwrap_or_default()
-        };
-    if !certificate(&old).is_empty() && certificate(&new) != certificate(&old) {
-        let detail = "updates may not modify existing certificate data";
-        errors.forbidden(&Path::root("status.certificate"), detail);
-    }
-    errors.into_vec()
+    errors
+        .non_negative(&path.child("leaseTransitions"), spec.lease_transitions.unwrap_or_default());
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     WebhookClientConfig,
 };
 
-use super::meta::{MetaRules, label_selector, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update, label_selector};
 use super::names;
 use super::path::{Errors, Path, json, list, or_default, text};
 use crate::catalogue::{FieldError, Part};
@@ -26,10 +26,7 @@ const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 pub fn validating_webhook_configuration_create(
     configuration: &ValidatingWebhookConfiguration,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &configuration.metadata, META);
-    validating_webhooks(&mut errors, configuration);
-    errors.into_vec()
+    check_create(&configuration.metadata, META, |errors| validating_webhooks(errors, configuration))
 }
 
 /// Checks an update of a ValidatingWebhookConfiguration.
@@ -38,20 +35,14 @@ pub fn validating_webhook_configuration_update(
     old: &ValidatingWebhookConfiguration,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    validating_webhooks(&mut errors, new);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| validating_webhooks(errors, new))
 }
 
 /// Checks a new MutatingWebhookConfiguration.
 pub fn mutating_webhook_configuration_create(
     configuration: &MutatingWebhookConfiguration,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &configuration.metadata, META);
-    mutating_webhooks(&mut errors, configuration);
-    errors.into_vec()
+    check_create(&configuration.metadata, META, |errors| mutating_webhooks(errors, configuration))
 }
 
 /// Checks an update of a MutatingWebhookConfiguration.
@@ -60,49 +51,7 @@ pub fn mutating_webhook_configuration_update(
     old: &MutatingWebhookConfiguration,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    mutating_webhooks(&mut errors, new);
-    errors.into_vec()
-}
-
-fn validating_webhooks(errors: &mut Errors, configuration: &ValidatingWebhookConfiguration) {
-    let mut seen = HashSet::new();
-    for (index, hook) in list(&configuration.webhooks).iter().enumerate() {
-        let hook = Webhook {
-            name: &hook.name,
-            client: &hook.client_config,
-            side_effects: &hook.side_effects,
-            review_versions: &hook.admission_review_versions,
-            failure_policy: hook.failure_policy.as_deref(),
-            match_policy: hook.match_policy.as_deref(),
-            timeout: hook.timeout_seconds,
-            conditions: list(&hook.match_conditions),
-            rules: json(list(&hook.rules)),
-        };
-        webhook(errors, &hook, &mut seen, &WEBHOOKS.index(index));
-    }
-}
-
-fn mutating_webhooks(errors: &mut Errors, configuration: &MutatingWebhookConfiguration) {
-    let mut seen = HashSet::new();
-    for (index, hook) in list(&configuration.webhooks).iter().enumerate() {
-        let path = WEBHOOKS.index(index);
-        let policy = hook.reinvocation_policy.as_deref();
-        errors.one_of(&path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
-        let hook = Webhook {
-            name: &hook.name,
-            client: &hook.client_config,
-            side_effects: &hook.side_effects,
-            review_versions: &hook.admission_review_versions,
-            failure_policy: hook.failure_policy.as_deref(),
-            match_policy: hook.match_policy.as_deref(),
-            timeout: hook.timeout_seconds,
-            conditions: list(&hook.match_conditions),
-            rules: json(list(&hook.rules)),
-        };
-        webhook(errors, &hook, &mut seen, &path);
-    }
+    check_update(&new.metadata, &old.metadata, |errors| mutating_webhooks(errors, new))
 }
 
 /// What both types of webhooks have.
@@ -116,6 +65,41 @@ struct Webhook<'a> {
     timeout: Option<i32>,
     conditions: &'a [MatchCondition],
     rules: serde_json::Value,
+}
+
+/// The [`Webhook`] in either type: their fields have the same names, which no
+/// trait of theirs joins.
+macro_rules! shared {
+    ($hook:expr) => {
+        Webhook {
+            name: &$hook.name,
+            client: &$hook.client_config,
+            side_effects: &$hook.side_effects,
+            review_versions: &$hook.admission_review_versions,
+            failure_policy: $hook.failure_policy.as_deref(),
+            match_policy: $hook.match_policy.as_deref(),
+            timeout: $hook.timeout_seconds,
+            conditions: list(&$hook.match_conditions),
+            rules: json(list(&$hook.rules)),
+        }
+    };
+}
+
+fn validating_webhooks(errors: &mut Errors, configuration: &ValidatingWebhookConfiguration) {
+    let mut seen = HashSet::new();
+    for (index, hook) in list(&configuration.webhooks).iter().enumerate() {
+        webhook(errors, &shared!(hook), &mut seen, &WEBHOOKS.index(index));
+    }
+}
+
+fn mutating_webhooks(errors: &mut Errors, configuration: &MutatingWebhookConfiguration) {
+    let mut seen = HashSet::new();
+    for (index, hook) in list(&configuration.webhooks).iter().enumerate() {
+        let path = WEBHOOKS.index(index);
+        let policy = hook.reinvocation_policy.as_deref();
+        errors.one_of(&path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
+        webhook(errors, &shared!(hook), &mut seen, &path);
+    }
 }
 
 fn webhook<'a>(
@@ -257,10 +241,7 @@ fn match_conditions(errors: &mut Errors, conditions: &[MatchCondition], path: &P
 
 /// Checks a new ValidatingAdmissionPolicy.
 pub fn validating_admission_policy_create(policy: &ValidatingAdmissionPolicy) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &policy.metadata, META);
-    policy_rules(&mut errors, policy);
-    errors.into_vec()
+    check_create(&policy.metadata, META, |errors| policy_rules(errors, policy))
 }
 
 /// Checks an update of a ValidatingAdmissionPolicy.
@@ -269,12 +250,11 @@ pub fn validating_admission_policy_update(
     old: &ValidatingAdmissionPolicy,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Main {
-        policy_rules(&mut errors, new);
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Main {
+            policy_rules(errors, new);
+        }
+    })
 }
 
 fn policy_rules(errors: &mut Errors, policy: &ValidatingAdmissionPolicy) {
@@ -362,10 +342,7 @@ fn match_resources(errors: &mut Errors, resources: &MatchResources, path: &Path<
 pub fn validating_admission_policy_binding_create(
     binding: &ValidatingAdmissionPolicyBinding,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &binding.metadata, META);
-    binding_rules(&mut errors, binding);
-    errors.into_vec()
+    check_create(&binding.metadata, META, |errors| binding_rules(errors, binding))
 }
 
 /// Checks an update of a ValidatingAdmissionPolicyBinding.
@@ -374,10 +351,7 @@ pub fn validating_admission_policy_binding_update(
     old: &ValidatingAdmissionPolicyBinding,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    binding_rules(&mut errors, new);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| binding_rules(errors, new))
 }
 
 fn binding_rules(errors: &mut Errors, binding: &ValidatingAdmissionPolicyBinding) {

@@ -7,7 +7,7 @@ use k8s_openapi::api::autoscaling::v2::{
     HPAScalingRules, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec, MetricTarget,
 };
 
-use super::meta::{MetaRules, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update};
 use super::path::{Errors, Path, list, or_default, text};
 use super::{names, resources};
 use crate::catalogue::{FieldError, Part};
@@ -17,10 +17,7 @@ const SPEC: Path<'static> = Path::root("spec");
 
 /// Checks a new HorizontalPodAutoscaler of `autoscaling/v2`.
 pub fn horizontal_pod_autoscaler_create(autoscaler: &HorizontalPodAutoscaler) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &autoscaler.metadata, META);
-    spec(&mut errors, &or_default(&autoscaler.spec));
-    errors.into_vec()
+    check_create(&autoscaler.metadata, META, |errors| spec(errors, &or_default(&autoscaler.spec)))
 }
 
 /// Checks an update of a HorizontalPodAutoscaler of `autoscaling/v2`.
@@ -29,22 +26,18 @@ pub fn horizontal_pod_autoscaler_update(
     old: &HorizontalPodAutoscaler,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part != Part::Status {
-        spec(&mut errors, &or_default(&new.spec));
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part != Part::Status {
+            spec(errors, &or_default(&new.spec));
+        }
+    })
 }
 
 /// Checks a new HorizontalPodAutoscaler of `autoscaling/v1`.
 pub fn horizontal_pod_autoscaler_v1_create(
     autoscaler: &HorizontalPodAutoscalerV1,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &autoscaler.metadata, META);
-    spec_v1(&mut errors, autoscaler);
-    errors.into_vec()
+    check_create(&autoscaler.metadata, META, |errors| spec_v1(errors, autoscaler))
 }
 
 /// Checks an update of a HorizontalPodAutoscaler of `autoscaling/v1`.
@@ -53,12 +46,11 @@ pub fn horizontal_pod_autoscaler_v1_update(
     old: &HorizontalPodAutoscalerV1,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part != Part::Status {
-        spec_v1(&mut errors, new);
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part != Part::Status {
+            spec_v1(errors, new);
+        }
+    })
 }
 
 fn spec_v1(errors: &mut Errors, autoscaler: &HorizontalPodAutoscalerV1) {

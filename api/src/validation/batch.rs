@@ -6,8 +6,8 @@ use k8s_openapi::api::batch::v1::{
 };
 
 use super::meta::{
-    MetaRules, label_selector, object_meta, object_meta_update, selector_is_empty,
-    selector_matches, template_meta,
+    MetaRules, check_create, check_update, label_selector, selector_is_empty, selector_matches,
+    template_meta,
 };
 use super::path::{Errors, Path, json, list, or_default, text};
 use super::{cron, names, pod_spec};
@@ -22,68 +22,68 @@ const INDEXED_MAX_PARALLELISM: i32 = 100_000;
 
 /// Checks a new Job.
 pub fn job_create(job: &Job) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &job.metadata, META);
-    let spec = or_default(&job.spec);
-    job_spec(&mut errors, &spec, &SPEC);
-    selector(&mut errors, &spec);
-    if spec.completion_mode.as_deref() == Some("Indexed")
-        && let Some(completions) = spec.completions
-    {
-        // The name of a pod's host is the job's with the index.
-        let host = format!("{}-{}", text(&job.metadata.name), (completions - 1).max(0));
-        let name = Path::root("metadata.name");
-        if host.len() > 63 {
-            let detail = format!(
-                "will not able to create pod with invalid DNS label (caused by the Job name): {host}"
-            );
-            errors.invalid(&name, text(&job.metadata.name), detail);
+    check_create(&job.metadata, META, |errors| {
+        let spec = or_default(&job.spec);
+        job_spec(errors, &spec, &SPEC);
+        selector(errors, &spec);
+        if spec.completion_mode.as_deref() == Some("Indexed")
+            && let Some(completions) = spec.completions
+        {
+            // The name of a pod's host is the job's with the index.
+            let host = format!("{}-{}", text(&job.metadata.name), (completions - 1).max(0));
+            let name = Path::root("metadata.name");
+            if host.len() > 63 {
+                let detail = format!(
+                    "will not able to create pod with invalid DNS label (caused by the Job name): {host}"
+                );
+                errors.invalid(&name, text(&job.metadata.name), detail);
+            }
         }
-    }
-    errors.into_vec()
+    })
 }
 
 /// Checks an update of a Job: what its pods are counted by stays.
 pub fn job_update(new: &Job, old: &Job, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Status {
-        let status = or_default(&new.status);
-        let path = Path::root("status");
-        for (field, count) in [
-            ("active", status.active),
-            ("succeeded", status.succeeded),
-            ("failed", status.failed),
-            ("ready", status.ready),
-        ] {
-            errors.non_negative(&path.child(field), count.unwrap_or_default());
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Status {
+            let status = or_default(&new.status);
+            errors.counts(
+                &Path::root("status"),
+                &[
+                    ("active", status.active),
+                    ("succeeded", status.succeeded),
+                    ("failed", status.failed),
+                    ("ready", status.ready),
+                ],
+            );
+            return;
         }
-        return errors.into_vec();
-    }
-    let was_suspended = old.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true));
-    let started = old.status.as_ref().is_some_and(|status| status.start_time.is_some());
-    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
-    job_spec(&mut errors, &new, &SPEC);
-    // An indexed job may grow or shrink, pods and indexes together.
-    let elastic = new.completion_mode.as_deref() == Some("Indexed")
-        && new.completions.is_some()
-        && old.completions.is_some()
-        && new.completions == new.parallelism;
-    if !elastic {
-        errors.immutable(&SPEC.child("completions"), &new.completions, &old.completions);
-    }
-    errors.immutable(&SPEC.child("selector"), &new.selector, &old.selector);
-    if new.template != old.template && !(was_suspended && !started && schedules_alike(&new, &old)) {
-        errors.invalid(&SPEC.child("template"), json(&new.template), super::path::IMMUTABLE);
-    }
-    errors.immutable(&SPEC.child("completionMode"), &new.completion_mode, &old.completion_mode);
-    let path = SPEC.child("podFailurePolicy");
-    errors.immutable(&path, &new.pod_failure_policy, &old.pod_failure_policy);
-    let path = SPEC.child("backoffLimitPerIndex");
-    errors.immutable(&path, &new.backoff_limit_per_index, &old.backoff_limit_per_index);
-    errors.immutable(&SPEC.child("managedBy"), &new.managed_by, &old.managed_by);
-    errors.immutable(&SPEC.child("successPolicy"), &new.success_policy, &old.success_policy);
-    errors.into_vec()
+        let was_suspended = old.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true));
+        let started = old.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        job_spec(errors, &new, &SPEC);
+        // An indexed job may grow or shrink, pods and indexes together.
+        let elastic = new.completion_mode.as_deref() == Some("Indexed")
+            && new.completions.is_some()
+            && old.completions.is_some()
+            && new.completions == new.parallelism;
+        if !elastic {
+            errors.immutable(&SPEC.child("completions"), &new.completions, &old.completions);
+        }
+        errors.immutable(&SPEC.child("selector"), &new.selector, &old.selector);
+        if new.template != old.template
+            && !(was_suspended && !started && schedules_alike(&new, &old))
+        {
+            errors.invalid(&SPEC.child("template"), json(&new.template), super::path::IMMUTABLE);
+        }
+        errors.immutable(&SPEC.child("completionMode"), &new.completion_mode, &old.completion_mode);
+        let path = SPEC.child("podFailurePolicy");
+        errors.immutable(&path, &new.pod_failure_policy, &old.pod_failure_policy);
+        let path = SPEC.child("backoffLimitPerIndex");
+        errors.immutable(&path, &new.backoff_limit_per_index, &old.backoff_limit_per_index);
+        errors.immutable(&SPEC.child("managedBy"), &new.managed_by, &old.managed_by);
+        errors.immutable(&SPEC.child("successPolicy"), &new.success_policy, &old.success_policy);
+    })
 }
 
 /// Whether two templates differ only in where their pods go: that may still
@@ -176,16 +176,17 @@ fn job_spec(errors: &mut Errors, spec: &JobSpec, path: &Path<'_>) {
 }
 
 fn numbers(errors: &mut Errors, spec: &JobSpec, path: &Path<'_>) {
-    for (field, number) in [
-        ("parallelism", spec.parallelism),
-        ("completions", spec.completions),
-        ("backoffLimit", spec.backoff_limit),
-        ("backoffLimitPerIndex", spec.backoff_limit_per_index),
-        ("maxFailedIndexes", spec.max_failed_indexes),
-        ("ttlSecondsAfterFinished", spec.ttl_seconds_after_finished),
-    ] {
-        errors.non_negative(&path.child(field), number.unwrap_or_default());
-    }
+    errors.counts(
+        path,
+        &[
+            ("parallelism", spec.parallelism),
+            ("completions", spec.completions),
+            ("backoffLimit", spec.backoff_limit),
+            ("backoffLimitPerIndex", spec.backoff_limit_per_index),
+            ("maxFailedIndexes", spec.max_failed_indexes),
+            ("ttlSecondsAfterFinished", spec.ttl_seconds_after_finished),
+        ],
+    );
     let seconds = spec.active_deadline_seconds.unwrap_or_default();
     errors.non_negative(&path.child("activeDeadlineSeconds"), seconds);
 }
@@ -304,25 +305,23 @@ fn success_policy(errors: &mut Errors, policy: &SuccessPolicy, path: &Path<'_>) 
 
 /// Checks a new CronJob.
 pub fn cron_job_create(job: &CronJob) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &job.metadata, META);
-    let name = text(&job.metadata.name);
-    if name.len() > CRON_NAME_MAX {
-        let detail = format!("must be no more than {CRON_NAME_MAX} characters");
-        errors.invalid(&Path::root("metadata.name"), name, detail);
-    }
-    cron_job_spec(&mut errors, &or_default(&job.spec));
-    errors.into_vec()
+    check_create(&job.metadata, META, |errors| {
+        let name = text(&job.metadata.name);
+        if name.len() > CRON_NAME_MAX {
+            let detail = format!("must be no more than {CRON_NAME_MAX} characters");
+            errors.invalid(&Path::root("metadata.name"), name, detail);
+        }
+        cron_job_spec(errors, &or_default(&job.spec));
+    })
 }
 
 /// Checks an update of a CronJob.
 pub fn cron_job_update(new: &CronJob, old: &CronJob, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part != Part::Status {
-        cron_job_spec(&mut errors, &or_default(&new.spec));
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part != Part::Status {
+            cron_job_spec(errors, &or_default(&new.spec));
+        }
+    })
 }
 
 fn cron_job_spec(errors: &mut Errors, spec: &CronJobSpec) {
@@ -343,12 +342,13 @@ fn cron_job_spec(errors: &mut Errors, spec: &CronJobSpec) {
         spec.concurrency_policy.as_deref(),
         &["Allow", "Forbid", "Replace"],
     );
-    for (field, limit) in [
-        ("successfulJobsHistoryLimit", spec.successful_jobs_history_limit),
-        ("failedJobsHistoryLimit", spec.failed_jobs_history_limit),
-    ] {
-        errors.non_negative(&SPEC.child(field), limit.unwrap_or_default());
-    }
+    errors.counts(
+        &SPEC,
+        &[
+            ("successfulJobsHistoryLimit", spec.successful_jobs_history_limit),
+            ("failedJobsHistoryLimit", spec.failed_jobs_history_limit),
+        ],
+    );
     job_template(errors, &spec.job_template, &SPEC.child("jobTemplate"));
 }
 

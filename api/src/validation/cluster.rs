@@ -1,9 +1,10 @@
-//! Namespaces, nodes, service accounts and events.
+//! Namespaces, nodes and service accounts.
 
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, NodeSpec, ServiceAccount};
-use k8s_openapi::api::events::v1::Event as EventV1;
+use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, ServiceAccount};
 
-use super::meta::{MetaRules, finalizers, object_meta, object_meta_update};
+use super::meta::{
+    MetaRules, check_create, check_update, finalizers, generic_create, generic_update,
+};
 use super::path::{Errors, Path, json, list, or_default, text};
 use super::{names, resources, scheduling};
 use crate::catalogue::{FieldError, Part};
@@ -14,17 +15,12 @@ const META: MetaRules = MetaRules::namespaced(names::subdomain_name);
 
 /// Checks a new Namespace.
 pub fn namespace_create(namespace: &Namespace) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &namespace.metadata, NAMESPACE_META);
-    spec_finalizers(&mut errors, namespace);
-    errors.into_vec()
+    check_create(&namespace.metadata, NAMESPACE_META, |errors| spec_finalizers(errors, namespace))
 }
 
 /// Checks an update of a Namespace: its phase says whether it is going.
 pub fn namespace_update(new: &Namespace, old: &Namespace, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    match part {
+    check_update(&new.metadata, &old.metadata, |errors| match part {
         Part::Status => {
             let phase = new.status.as_ref().map(|status| text(&status.phase)).unwrap_or_default();
             let path = Path::root("status.phase");
@@ -38,9 +34,8 @@ pub fn namespace_update(new: &Namespace, old: &Namespace, part: Part) -> Vec<Fie
                 errors.invalid(&path, phase, detail);
             }
         }
-        Part::Main | Part::Other(_) => spec_finalizers(&mut errors, new),
-    }
-    errors.into_vec()
+        Part::Main | Part::Other(_) => spec_finalizers(errors, new),
+    })
 }
 
 fn spec_finalizers(errors: &mut Errors, namespace: &Namespace) {
@@ -51,29 +46,25 @@ fn spec_finalizers(errors: &mut Errors, namespace: &Namespace) {
 
 /// Checks a new Node.
 pub fn node_create(node: &Node) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &node.metadata, NODE_META);
-    node_rules(&mut errors, node);
-    errors.into_vec()
+    check_create(&node.metadata, NODE_META, |errors| node_rules(errors, node))
 }
 
 /// Checks an update of a Node: its pods' network, once given, stays.
 pub fn node_update(new: &Node, old: &Node, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    node_rules(&mut errors, new);
-    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
-    let path = Path::root("spec");
-    let assigned = pod_cidrs(&old);
-    if !assigned.is_empty() && pod_cidrs(&new) != assigned {
-        let detail = "node updates may not change podCIDR except from \"\" to valid";
-        errors.forbidden(&path.child("podCIDRs"), detail);
-    }
-    if !text(&old.provider_id).is_empty() && new.provider_id != old.provider_id {
-        let detail = "node updates may not change providerID except from \"\" to valid";
-        errors.forbidden(&path.child("providerID"), detail);
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        node_rules(errors, new);
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        let path = Path::root("spec");
+        let assigned = pod_cidrs(&old);
+        if !assigned.is_empty() && pod_cidrs(&new) != assigned {
+            let detail = "node updates may not change podCIDR except from \"\" to valid";
+            errors.forbidden(&path.child("podCIDRs"), detail);
+        }
+        if !text(&old.provider_id).is_empty() && new.provider_id != old.provider_id {
+            let detail = "node updates may not change providerID except from \"\" to valid";
+            errors.forbidden(&path.child("providerID"), detail);
+        }
+    })
 }
 
 /// The networks of a node's pods, which may stand in either of two fields.
@@ -120,9 +111,7 @@ fn node_rules(errors: &mut Errors, node: &Node) {
 
 /// Checks a new ServiceAccount.
 pub fn service_account_create(account: &ServiceAccount) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &account.metadata, META);
-    errors.into_vec()
+    generic_create(&account.metadata, META)
 }
 
 /// Checks an update of a ServiceAccount.
@@ -131,82 +120,5 @@ pub fn service_account_update(
     old: &ServiceAccount,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    errors.into_vec()
-}
-
-/// Checks a new Event of the core group. It has to live beside what it is
-/// about; events about objects of the whole cluster live in `default`.
-pub fn event_create(event: &Event) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &event.metadata, META);
-    let namespace = text(&event.metadata.namespace);
-    let about = text(&event.involved_object.namespace);
-    let path = Path::root("involvedObject.namespace");
-    if about.is_empty() {
-        if !matches!(namespace, "" | "default" | "kube-system") {
-            errors.invalid(&path, about, "does not match event.namespace");
-        }
-    } else if about != namespace {
-        errors.invalid(&path, about, "does not match event.namespace");
-    }
-    errors.into_vec()
-}
-
-/// Checks an update of an Event of the core group.
-pub fn event_update(new: &Event, old: &Event, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    errors.into_vec()
-}
-
-/// Checks a new Event of `events.k8s.io`, which asks for more than the old one.
-pub fn event_v1_create(event: &EventV1) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &event.metadata, META);
-    let namespace = text(&event.metadata.namespace);
-    let about = event.regarding.as_ref().map(|object| text(&object.namespace)).unwrap_or_default();
-    if !about.is_empty() && about != namespace
-        || about.is_empty() && !matches!(namespace, "default" | "kube-system")
-    {
-        let path = Path::root("involvedObject.namespace");
-        errors.invalid(&path, about, "does not match event.namespace");
-    }
-    if event.event_time.is_none() {
-        errors.required(&Path::root("eventTime"), "");
-    }
-    for (field, value, max) in [
-        ("reportingController", &event.reporting_controller, 253),
-        ("reportingInstance", &event.reporting_instance, 128),
-        ("action", &event.action, 128),
-        ("reason", &event.reason, 128),
-    ] {
-        let path = Path::root(field);
-        let value = text(value);
-        if value.is_empty() {
-            errors.required(&path, "");
-        } else if field == "reportingController" {
-            errors.invalid_each(&path, value, names::qualified_name(value));
-        }
-        if value.len() > max {
-            errors.invalid(&path, value, format!("can have at most {max} characters"));
-        }
-    }
-    if text(&event.note).len() > 1024 {
-        errors.invalid(
-            &Path::root("message"),
-            text(&event.note),
-            "can have at most 1024 characters",
-        );
-    }
-    errors.one_of(&Path::root("type"), Some(text(&event.type_)), &["Normal", "Warning"]);
-    errors.into_vec()
-}
-
-/// Checks an update of an Event of `events.k8s.io`.
-pub fn event_v1_update(new: &EventV1, old: &EventV1, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    errors.into_vec()
+    generic_update(&new.metadata, &old.metadata)
 }

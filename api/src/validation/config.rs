@@ -6,7 +6,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::Value;
 
-use super::meta::{MetaRules, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update};
 use super::names;
 use super::path::{Errors, Path, text};
 use crate::catalogue::{FieldError, Part};
@@ -18,28 +18,24 @@ const IMMUTABLE: &str = "field is immutable when `immutable` is set";
 
 /// Checks a new ConfigMap.
 pub fn config_map_create(map: &ConfigMap) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &map.metadata, META);
-    config_map(&mut errors, map);
-    errors.into_vec()
+    check_create(&map.metadata, META, |errors| config_map(errors, map))
 }
 
 /// Checks an update of a ConfigMap. One that is immutable stays as it is.
 pub fn config_map_update(new: &ConfigMap, old: &ConfigMap, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if old.immutable == Some(true) {
-        stays_immutable(&mut errors, new.immutable);
-        if new.data.iter().flatten().ne(old.data.iter().flatten()) {
-            errors.forbidden(&Path::root("data"), IMMUTABLE);
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if old.immutable == Some(true) {
+            stays_immutable(errors, new.immutable);
+            if new.data.iter().flatten().ne(old.data.iter().flatten()) {
+                errors.forbidden(&Path::root("data"), IMMUTABLE);
+            }
+            let (new, old) = (new.binary_data.iter().flatten(), old.binary_data.iter().flatten());
+            if new.ne(old) {
+                errors.forbidden(&Path::root("binaryData"), IMMUTABLE);
+            }
         }
-        let (new, old) = (new.binary_data.iter().flatten(), old.binary_data.iter().flatten());
-        if new.ne(old) {
-            errors.forbidden(&Path::root("binaryData"), IMMUTABLE);
-        }
-    }
-    config_map(&mut errors, new);
-    errors.into_vec()
+        config_map(errors, new);
+    })
 }
 
 fn stays_immutable(errors: &mut Errors, immutable: Option<bool>) {
@@ -70,25 +66,21 @@ fn config_map(errors: &mut Errors, map: &ConfigMap) {
 
 /// Checks a new Secret.
 pub fn secret_create(secret: &Secret) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &secret.metadata, META);
-    secret_rules(&mut errors, secret);
-    errors.into_vec()
+    check_create(&secret.metadata, META, |errors| secret_rules(errors, secret))
 }
 
 /// Checks an update of a Secret: the type stays, and all of it when immutable.
 pub fn secret_update(new: &Secret, old: &Secret, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    errors.immutable(&Path::root("type"), &new.type_, &old.type_);
-    if old.immutable == Some(true) {
-        stays_immutable(&mut errors, new.immutable);
-        if new.data.iter().flatten().ne(old.data.iter().flatten()) {
-            errors.forbidden(&Path::root("data"), IMMUTABLE);
+    check_update(&new.metadata, &old.metadata, |errors| {
+        errors.immutable(&Path::root("type"), &new.type_, &old.type_);
+        if old.immutable == Some(true) {
+            stays_immutable(errors, new.immutable);
+            if new.data.iter().flatten().ne(old.data.iter().flatten()) {
+                errors.forbidden(&Path::root("data"), IMMUTABLE);
+            }
         }
-    }
-    secret_rules(&mut errors, new);
-    errors.into_vec()
+        secret_rules(errors, new);
+    })
 }
 
 fn secret_rules(errors: &mut Errors, secret: &Secret) {

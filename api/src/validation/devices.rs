@@ -9,7 +9,7 @@ use k8s_openapi::api::resource::v1::{
     ResourceSlice,
 };
 
-use super::meta::{MetaRules, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update};
 use super::path::{Errors, Path, json, list, or_default, text};
 use super::{names, scheduling};
 use crate::catalogue::{FieldError, Part};
@@ -27,26 +27,23 @@ const MAX_CONSUMERS: usize = 256;
 
 /// Checks a new DeviceClass.
 pub fn device_class_create(class: &DeviceClass) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &class.metadata, CLUSTER_META);
-    selectors(&mut errors, list(&class.spec.selectors), &SPEC);
-    errors.into_vec()
+    check_create(&class.metadata, CLUSTER_META, |errors| {
+        selectors(errors, list(&class.spec.selectors), &SPEC)
+    })
 }
 
 /// Checks an update of a DeviceClass.
 pub fn device_class_update(new: &DeviceClass, old: &DeviceClass, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    selectors(&mut errors, list(&new.spec.selectors), &SPEC);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        selectors(errors, list(&new.spec.selectors), &SPEC)
+    })
 }
 
 /// Checks a new ResourceClaim.
 pub fn resource_claim_create(claim: &ResourceClaim) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &claim.metadata, META);
-    device_claim(&mut errors, &or_default(&claim.spec.devices), &SPEC.child("devices"));
-    errors.into_vec()
+    check_create(&claim.metadata, META, |errors| {
+        device_claim(errors, &or_default(&claim.spec.devices), &SPEC.child("devices"))
+    })
 }
 
 /// Checks an update of a ResourceClaim: what is asked for stays.
@@ -55,40 +52,38 @@ pub fn resource_claim_update(
     old: &ResourceClaim,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Main {
-        errors.immutable(&SPEC, &new.spec, &old.spec);
-        return errors.into_vec();
-    }
-    let status = or_default(&new.status);
-    let (consumers, path) = (list(&status.reserved_for), Path::root("status.reservedFor"));
-    if consumers.len() > MAX_CONSUMERS {
-        errors.too_many(&path, consumers.len(), MAX_CONSUMERS);
-    }
-    for (index, consumer) in consumers.iter().enumerate() {
-        if consumers[..index].iter().any(|earlier| earlier.uid == consumer.uid) {
-            errors.duplicate(&path.index(index), json(consumer));
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Main {
+            errors.immutable(&SPEC, &new.spec, &old.spec);
+            return;
         }
-    }
-    if !consumers.is_empty() && status.allocation.is_none() {
-        errors.forbidden(&path, "may not be specified when `allocated` is not set");
-    }
-    let before = or_default(&old.status);
-    if let (Some(_), Some(_)) = (&before.allocation, &status.allocation) {
-        let path = Path::root("status.allocation");
-        errors.immutable(&path, &status.allocation, &before.allocation);
-    }
-    errors.into_vec()
+        let status = or_default(&new.status);
+        let (consumers, path) = (list(&status.reserved_for), Path::root("status.reservedFor"));
+        if consumers.len() > MAX_CONSUMERS {
+            errors.too_many(&path, consumers.len(), MAX_CONSUMERS);
+        }
+        for (index, consumer) in consumers.iter().enumerate() {
+            if consumers[..index].iter().any(|earlier| earlier.uid == consumer.uid) {
+                errors.duplicate(&path.index(index), json(consumer));
+            }
+        }
+        if !consumers.is_empty() && status.allocation.is_none() {
+            errors.forbidden(&path, "may not be specified when `allocated` is not set");
+        }
+        let before = or_default(&old.status);
+        if let (Some(_), Some(_)) = (&before.allocation, &status.allocation) {
+            let path = Path::root("status.allocation");
+            errors.immutable(&path, &status.allocation, &before.allocation);
+        }
+    })
 }
 
 /// Checks a new ResourceClaimTemplate.
 pub fn resource_claim_template_create(template: &ResourceClaimTemplate) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &template.metadata, META);
-    let path = SPEC.child("spec.devices");
-    device_claim(&mut errors, &or_default(&template.spec.spec.devices), &path);
-    errors.into_vec()
+    check_create(&template.metadata, META, |errors| {
+        let path = SPEC.child("spec.devices");
+        device_claim(errors, &or_default(&template.spec.spec.devices), &path);
+    })
 }
 
 /// Checks an update of a ResourceClaimTemplate: it stays as it is.
@@ -97,10 +92,9 @@ pub fn resource_claim_template_update(
     old: &ResourceClaimTemplate,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    errors.immutable(&SPEC, &new.spec, &old.spec);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        errors.immutable(&SPEC, &new.spec, &old.spec)
+    })
 }
 
 fn device_claim(errors: &mut Errors, claim: &DeviceClaim, path: &Path<'_>) {
@@ -203,10 +197,7 @@ fn device_name<'a>(
 
 /// Checks a new ResourceSlice.
 pub fn resource_slice_create(slice: &ResourceSlice) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &slice.metadata, CLUSTER_META);
-    slice_rules(&mut errors, slice);
-    errors.into_vec()
+    check_create(&slice.metadata, CLUSTER_META, |errors| slice_rules(errors, slice))
 }
 
 /// Checks an update of a ResourceSlice: whose it is stays.
@@ -215,14 +206,13 @@ pub fn resource_slice_update(
     old: &ResourceSlice,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    slice_rules(&mut errors, new);
-    let (new, old) = (&new.spec, &old.spec);
-    errors.immutable(&SPEC.child("driver"), &new.driver, &old.driver);
-    errors.immutable(&SPEC.child("nodeName"), &new.node_name, &old.node_name);
-    errors.immutable(&SPEC.child("pool.name"), &new.pool.name, &old.pool.name);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        slice_rules(errors, new);
+        let (new, old) = (&new.spec, &old.spec);
+        errors.immutable(&SPEC.child("driver"), &new.driver, &old.driver);
+        errors.immutable(&SPEC.child("nodeName"), &new.node_name, &old.node_name);
+        errors.immutable(&SPEC.child("pool.name"), &new.pool.name, &old.pool.name);
+    })
 }
 
 fn slice_rules(errors: &mut Errors, slice: &ResourceSlice) {

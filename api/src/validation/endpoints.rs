@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::meta::{MetaRules, label_key, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update, label_key};
 use super::names;
 use super::path::{Errors, Path, json, list, text};
 use crate::catalogue::{FieldError, Part};
@@ -18,18 +18,12 @@ const MAX_ADDRESSES: usize = 100;
 
 /// Checks a new Endpoints object.
 pub fn endpoints_create(endpoints: &Endpoints) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &endpoints.metadata, META);
-    subsets(&mut errors, list(&endpoints.subsets));
-    errors.into_vec()
+    check_create(&endpoints.metadata, META, |errors| subsets(errors, list(&endpoints.subsets)))
 }
 
 /// Checks an update of an Endpoints object.
 pub fn endpoints_update(new: &Endpoints, old: &Endpoints, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    subsets(&mut errors, list(&new.subsets));
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| subsets(errors, list(&new.subsets)))
 }
 
 fn subsets(errors: &mut Errors, subsets: &[EndpointSubset]) {
@@ -112,10 +106,7 @@ fn endpoint_port(errors: &mut Errors, port: &EndpointPort, needs_name: bool, pat
 
 /// Checks a new EndpointSlice.
 pub fn endpoint_slice_create(slice: &EndpointSlice) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &slice.metadata, META);
-    slice_rules(&mut errors, slice);
-    errors.into_vec()
+    check_create(&slice.metadata, META, |errors| slice_rules(errors, slice))
 }
 
 /// Checks an update of an EndpointSlice: the family of its addresses stays.
@@ -124,11 +115,10 @@ pub fn endpoint_slice_update(
     old: &EndpointSlice,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    slice_rules(&mut errors, new);
-    errors.immutable(&Path::root("addressType"), &new.address_type, &old.address_type);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        slice_rules(errors, new);
+        errors.immutable(&Path::root("addressType"), &new.address_type, &old.address_type);
+    })
 }
 
 fn slice_rules(errors: &mut Errors, slice: &EndpointSlice) {

@@ -5,7 +5,7 @@ use k8s_openapi::api::flowcontrol::v1::{
     PriorityLevelConfiguration, QueuingConfiguration, ResourcePolicyRule, Subject,
 };
 
-use super::meta::{MetaRules, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update};
 use super::names;
 use super::path::{Errors, Path, list, or_default};
 use crate::catalogue::{FieldError, Part};
@@ -18,20 +18,16 @@ const EXEMPT: &str = "exempt";
 
 /// Checks a new FlowSchema.
 pub fn flow_schema_create(schema: &FlowSchema) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &schema.metadata, META);
-    flow_schema(&mut errors, schema);
-    errors.into_vec()
+    check_create(&schema.metadata, META, |errors| flow_schema(errors, schema))
 }
 
 /// Checks an update of a FlowSchema.
 pub fn flow_schema_update(new: &FlowSchema, old: &FlowSchema, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Main {
-        flow_schema(&mut errors, new);
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Main {
+            flow_schema(errors, new);
+        }
+    })
 }
 
 fn flow_schema(errors: &mut Errors, schema: &FlowSchema) {
@@ -139,10 +135,7 @@ fn resource_rule(errors: &mut Errors, rule: &ResourcePolicyRule, path: &Path<'_>
 
 /// Checks a new PriorityLevelConfiguration.
 pub fn priority_level_configuration_create(level: &PriorityLevelConfiguration) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &level.metadata, META);
-    priority_level(&mut errors, level);
-    errors.into_vec()
+    check_create(&level.metadata, META, |errors| priority_level(errors, level))
 }
 
 /// Checks an update of a PriorityLevelConfiguration.
@@ -151,12 +144,11 @@ pub fn priority_level_configuration_update(
     old: &PriorityLevelConfiguration,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Main {
-        priority_level(&mut errors, new);
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Main {
+            priority_level(errors, new);
+        }
+    })
 }
 
 fn priority_level(errors: &mut Errors, level: &PriorityLevelConfiguration) {

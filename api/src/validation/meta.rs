@@ -34,23 +34,43 @@ impl MetaRules {
     }
 }
 
-/// Checks a new object of a kind that has no rules of its own.
-pub fn generic_create(meta: &ObjectMeta, rules: MetaRules) -> Vec<FieldError> {
+/// Checks a new object: its metadata first, then by `own` what its kind demands.
+pub fn check_create(
+    meta: &ObjectMeta,
+    rules: MetaRules,
+    own: impl FnOnce(&mut Errors),
+) -> Vec<FieldError> {
     let mut errors = Errors::new();
     object_meta(&mut errors, meta, rules);
+    own(&mut errors);
     errors.into_vec()
+}
+
+/// Checks an update: the metadata of the `new` and the `old` object first, then
+/// by `own` what their kind demands.
+pub fn check_update(
+    new: &ObjectMeta,
+    old: &ObjectMeta,
+    own: impl FnOnce(&mut Errors),
+) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    object_meta_update(&mut errors, new, old);
+    own(&mut errors);
+    errors.into_vec()
+}
+
+/// Checks a new object of a kind that has no rules of its own.
+pub fn generic_create(meta: &ObjectMeta, rules: MetaRules) -> Vec<FieldError> {
+    check_create(meta, rules, |_| {})
 }
 
 /// Checks an update of a kind that has no rules of its own.
 pub fn generic_update(new: &ObjectMeta, old: &ObjectMeta) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, new, old);
-    errors.into_vec()
+    check_update(new, old, |_| {})
 }
 
-/// Checks the metadata of a new object. A `generateName` has been turned into
-/// a name before.
-pub fn object_meta(errors: &mut Errors, meta: &ObjectMeta, rules: MetaRules) {
+/// A `generateName` has been turned into a name before.
+fn object_meta(errors: &mut Errors, meta: &ObjectMeta, rules: MetaRules) {
     let path = Path::root("metadata");
     let (name, prefix, namespace) =
         (text(&meta.name), text(&meta.generate_name), text(&meta.namespace));
@@ -74,8 +94,7 @@ pub fn object_meta(errors: &mut Errors, meta: &ObjectMeta, rules: MetaRules) {
     common(errors, meta, &path);
 }
 
-/// Checks the metadata of an updated object.
-pub fn object_meta_update(errors: &mut Errors, new: &ObjectMeta, old: &ObjectMeta) {
+fn object_meta_update(errors: &mut Errors, new: &ObjectMeta, old: &ObjectMeta) {
     let path = Path::root("metadata");
     if old.deletion_timestamp.is_some() {
         no_new_finalizers(errors, new, old, &path.child("finalizers"));

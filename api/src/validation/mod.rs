@@ -2,8 +2,10 @@
 //!
 //! Each kind has a `…_create` function over its typed object, and a
 //! `…_update` function over the new and the old one; both return every broken
-//! rule, not only the first. Objects have been defaulted before. Kinds without
-//! rules of their own use [`generic_create`] and [`generic_update`].
+//! rule, not only the first. Objects have been defaulted before. The functions
+//! say only what is their kind's own: [`meta::check_create`] and
+//! [`meta::check_update`] add what all objects share. Kinds without rules of
+//! their own use [`generic_create`] and [`generic_update`].
 //!
 //! Rules are written with [`Path`] and [`Errors`]; formats of names with the
 //! functions of [`names`]. Rules that need other objects (does the service
@@ -18,13 +20,16 @@ mod access;
 mod admission;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod cluster;
 mod config;
 mod container;
+mod count;
 mod csi;
 mod devices;
 mod endpoints;
 mod env;
+mod events;
 mod flowcontrol;
 mod networking;
 mod pod;
@@ -40,7 +45,6 @@ mod volume;
 mod workload;
 
 pub use self::access::{
-    certificate_signing_request_create, certificate_signing_request_update,
     cluster_role_binding_create, cluster_role_binding_update, cluster_role_create,
     cluster_role_update, lease_create, lease_update, role_binding_create, role_binding_update,
     role_create, role_update,
@@ -56,9 +60,12 @@ pub use self::autoscaling::{
     horizontal_pod_autoscaler_v1_create, horizontal_pod_autoscaler_v1_update, scale,
 };
 pub use self::batch::{cron_job_create, cron_job_update, job_create, job_update};
+pub use self::certificates::{
+    certificate_signing_request_create, certificate_signing_request_update,
+};
 pub use self::cluster::{
-    event_create, event_update, event_v1_create, event_v1_update, namespace_create,
-    namespace_update, node_create, node_update, service_account_create, service_account_update,
+    namespace_create, namespace_update, node_create, node_update, service_account_create,
+    service_account_update,
 };
 pub use self::config::{config_map_create, config_map_update, secret_create, secret_update};
 pub use self::csi::{
@@ -74,6 +81,7 @@ pub use self::devices::{
 pub use self::endpoints::{
     endpoint_slice_create, endpoint_slice_update, endpoints_create, endpoints_update,
 };
+pub use self::events::{event_create, event_update, event_v1_create, event_v1_update};
 pub use self::flowcontrol::{
     flow_schema_create, flow_schema_update, priority_level_configuration_create,
     priority_level_configuration_update,

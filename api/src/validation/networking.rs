@@ -7,7 +7,7 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::meta::{MetaRules, label_selector, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update, label_selector};
 use super::names;
 use super::path::{Errors, Path, json, list, or_default, text};
 use crate::catalogue::{FieldError, Part};
@@ -18,28 +18,27 @@ const SPEC: Path<'static> = Path::root("spec");
 
 /// Checks a new Ingress.
 pub fn ingress_create(ingress: &Ingress) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &ingress.metadata, META);
-    let spec = or_default(&ingress.spec);
-    ingress_spec(&mut errors, &spec);
-    let annotation = "kubernetes.io/ingress.class";
-    let annotated = ingress.metadata.annotations.as_ref().and_then(|given| given.get(annotation));
-    if let (Some(value), Some(_)) = (annotated, &spec.ingress_class_name) {
-        let path = Path::root("annotations");
-        let detail = "can not be set when the class field is also set";
-        errors.invalid(&path.child(annotation), value.as_str(), detail);
-    }
-    errors.into_vec()
+    check_create(&ingress.metadata, META, |errors| {
+        let spec = or_default(&ingress.spec);
+        ingress_spec(errors, &spec);
+        let annotation = "kubernetes.io/ingress.class";
+        let annotated =
+            ingress.metadata.annotations.as_ref().and_then(|given| given.get(annotation));
+        if let (Some(value), Some(_)) = (annotated, &spec.ingress_class_name) {
+            let path = Path::root("annotations");
+            let detail = "can not be set when the class field is also set";
+            errors.invalid(&path.child(annotation), value.as_str(), detail);
+        }
+    })
 }
 
 /// Checks an update of an Ingress.
 pub fn ingress_update(new: &Ingress, old: &Ingress, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part != Part::Status {
-        ingress_spec(&mut errors, &or_default(&new.spec));
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part != Part::Status {
+            ingress_spec(errors, &or_default(&new.spec));
+        }
+    })
 }
 
 fn ingress_spec(errors: &mut Errors, spec: &IngressSpec) {
@@ -177,10 +176,7 @@ fn ingress_backend(errors: &mut Errors, backend: &IngressBackend, path: &Path<'_
 
 /// Checks a new IngressClass.
 pub fn ingress_class_create(class: &IngressClass) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &class.metadata, CLASS_META);
-    ingress_class(&mut errors, class);
-    errors.into_vec()
+    check_create(&class.metadata, CLASS_META, |errors| ingress_class(errors, class))
 }
 
 /// Checks an update of an IngressClass: its controller stays.
@@ -189,12 +185,11 @@ pub fn ingress_class_update(
     old: &IngressClass,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    ingress_class(&mut errors, new);
-    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
-    errors.immutable(&SPEC.child("controller"), &new.controller, &old.controller);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        ingress_class(errors, new);
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        errors.immutable(&SPEC.child("controller"), &new.controller, &old.controller);
+    })
 }
 
 fn ingress_class(errors: &mut Errors, class: &IngressClass) {
@@ -229,10 +224,7 @@ fn ingress_class(errors: &mut Errors, class: &IngressClass) {
 
 /// Checks a new NetworkPolicy.
 pub fn network_policy_create(policy: &NetworkPolicy) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &policy.metadata, META);
-    network_policy(&mut errors, &or_default(&policy.spec));
-    errors.into_vec()
+    check_create(&policy.metadata, META, |errors| network_policy(errors, &or_default(&policy.spec)))
 }
 
 /// Checks an update of a NetworkPolicy.
@@ -241,10 +233,9 @@ pub fn network_policy_update(
     old: &NetworkPolicy,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    network_policy(&mut errors, &or_default(&new.spec));
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        network_policy(errors, &or_default(&new.spec))
+    })
 }
 
 fn network_policy(errors: &mut Errors, spec: &NetworkPolicySpec) {
@@ -348,50 +339,47 @@ fn ip_block(errors: &mut Errors, block: &IPBlock, path: &Path<'_>) {
 
 /// Checks a new IPAddress, which is named after the address it stands for.
 pub fn ip_address_create(address: &IPAddress) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &address.metadata, MetaRules::cluster(|name, _| names::ip(name)));
-    let path = SPEC.child("parentRef");
-    let spec = or_default(&address.spec);
-    for (field, value) in [("resource", &spec.parent_ref.resource), ("name", &spec.parent_ref.name)]
-    {
-        if value.is_empty() {
-            errors.required(&path.child(field), "");
+    check_create(&address.metadata, MetaRules::cluster(|name, _| names::ip(name)), |errors| {
+        let path = SPEC.child("parentRef");
+        let spec = or_default(&address.spec);
+        for (field, value) in
+            [("resource", &spec.parent_ref.resource), ("name", &spec.parent_ref.name)]
+        {
+            if value.is_empty() {
+                errors.required(&path.child(field), "");
+            }
         }
-    }
-    errors.into_vec()
+    })
 }
 
 /// Checks an update of an IPAddress: its owner stays.
 pub fn ip_address_update(new: &IPAddress, old: &IPAddress, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
-    errors.immutable(&SPEC.child("parentRef"), &new.parent_ref, &old.parent_ref);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        errors.immutable(&SPEC.child("parentRef"), &new.parent_ref, &old.parent_ref);
+    })
 }
 
 /// Checks a new ServiceCIDR: one range of addresses, or one of each family.
 pub fn service_cidr_create(cidr: &ServiceCIDR) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &cidr.metadata, MetaRules::cluster(names::subdomain_name));
-    service_ranges(&mut errors, &or_default(&cidr.spec));
-    errors.into_vec()
+    check_create(&cidr.metadata, MetaRules::cluster(names::subdomain_name), |errors| {
+        service_ranges(errors, &or_default(&cidr.spec))
+    })
 }
 
 /// Checks an update of a ServiceCIDR: ranges stay, a second one may be added.
 pub fn service_cidr_update(new: &ServiceCIDR, old: &ServiceCIDR, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part != Part::Main {
-        return errors.into_vec();
-    }
-    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
-    service_ranges(&mut errors, &new);
-    let grown = list(&old.cidrs).len() == 1 && list(&new.cidrs).starts_with(list(&old.cidrs));
-    if !grown {
-        errors.immutable(&SPEC.child("cidrs"), &new.cidrs, &old.cidrs);
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part != Part::Main {
+            return;
+        }
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        service_ranges(errors, &new);
+        let grown = list(&old.cidrs).len() == 1 && list(&new.cidrs).starts_with(list(&old.cidrs));
+        if !grown {
+            errors.immutable(&SPEC.child("cidrs"), &new.cidrs, &old.cidrs);
+        }
+    })
 }
 
 fn service_ranges(errors: &mut Errors, spec: &ServiceCIDRSpec) {

@@ -173,6 +173,14 @@ impl Errors {
         }
     }
 
+    /// Refuses those of the counts in the fields of `path` that are below zero;
+    /// a missing one is zero.
+    pub fn counts(&mut self, path: &Path<'_>, fields: &[(&str, Option<i32>)]) {
+        for (field, count) in fields {
+            self.non_negative(&path.child(field), count.unwrap_or_default());
+        }
+    }
+
     /// Refuses a number outside `min..=max`.
     pub fn in_range(&mut self, path: &Path<'_>, value: impl Into<i64>, min: i64, max: i64) {
         let value = value.into();

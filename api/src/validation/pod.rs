@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{
     Binding, Container, ContainerStatus, Pod, PodSpec, PodTemplate, Toleration,
 };
 
-use super::meta::{MetaRules, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update};
 use super::path::{Errors, Path, json, list, text};
 use super::{names, pod_spec, resources, scheduling};
 use crate::catalogue::{FieldError, Part};
@@ -21,45 +21,42 @@ const UPDATABLE: &str = "pod updates may not change fields other than \
 
 /// Checks a new Pod.
 pub fn pod_create(pod: &Pod) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &pod.metadata, META);
-    let none = PodSpec::default();
-    let spec = pod.spec.as_ref().unwrap_or(&none);
-    mirror_annotation(&mut errors, pod, spec);
-    let path = Path::root("spec");
-    pod_spec::spec(&mut errors, spec, &path);
-    // Templates of old may hold a blank image that somebody fills in later.
-    image_whitespace(&mut errors, &spec.containers, &path.child("containers"));
-    image_whitespace(&mut errors, list(&spec.init_containers), &path.child("initContainers"));
-    if !list(&spec.ephemeral_containers).is_empty() {
-        let detail = "cannot be set on create";
-        errors.forbidden(&path.child("ephemeralContainers"), detail);
-    }
-    if !list(&spec.scheduling_gates).is_empty() && !text(&spec.node_name).is_empty() {
-        let detail = "cannot be set until all schedulingGates have been cleared";
-        errors.forbidden(&path.child("nodeName"), detail);
-    }
-    errors.into_vec()
+    check_create(&pod.metadata, META, |errors| {
+        let none = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&none);
+        mirror_annotation(errors, pod, spec);
+        let path = Path::root("spec");
+        pod_spec::spec(errors, spec, &path);
+        // Templates of old may hold a blank image that somebody fills in later.
+        image_whitespace(errors, &spec.containers, &path.child("containers"));
+        image_whitespace(errors, list(&spec.init_containers), &path.child("initContainers"));
+        if !list(&spec.ephemeral_containers).is_empty() {
+            let detail = "cannot be set on create";
+            errors.forbidden(&path.child("ephemeralContainers"), detail);
+        }
+        if !list(&spec.scheduling_gates).is_empty() && !text(&spec.node_name).is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            errors.forbidden(&path.child("nodeName"), detail);
+        }
+    })
 }
 
 /// Checks a new PodTemplate.
 pub fn pod_template_create(object: &PodTemplate) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &object.metadata, META);
-    if let Some(template) = &object.template {
-        pod_spec::template(&mut errors, template, &Path::root("template"));
-    }
-    errors.into_vec()
+    check_create(&object.metadata, META, |errors| {
+        if let Some(template) = &object.template {
+            pod_spec::template(errors, template, &Path::root("template"));
+        }
+    })
 }
 
 /// Checks an update of a PodTemplate.
 pub fn pod_template_update(new: &PodTemplate, old: &PodTemplate, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if let Some(template) = &new.template {
-        pod_spec::template(&mut errors, template, &Path::root("template"));
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if let Some(template) = &new.template {
+            pod_spec::template(errors, template, &Path::root("template"));
+        }
+    })
 }
 
 /// Checks the assignment of a pod to a node.
@@ -78,20 +75,19 @@ pub fn binding_create(binding: &Binding) -> Vec<FieldError> {
 
 /// Checks an update of a Pod, or of the part of it that a subresource edits.
 pub fn pod_update(new: &Pod, old: &Pod, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    let none = PodSpec::default();
-    let new_spec = new.spec.as_ref().unwrap_or(&none);
-    let old_spec = old.spec.as_ref().unwrap_or(&none);
-    match part {
-        Part::Status => status(&mut errors, new, old, old_spec),
-        Part::Other("ephemeralcontainers") => ephemeral(&mut errors, new_spec, old_spec),
-        Part::Other("resize") => resize(&mut errors, new_spec, old_spec),
-        // A binding sets the node name, which the main resource must not.
-        Part::Other(_) => {}
-        Part::Main => main(&mut errors, new, old, new_spec, old_spec),
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        let none = PodSpec::default();
+        let new_spec = new.spec.as_ref().unwrap_or(&none);
+        let old_spec = old.spec.as_ref().unwrap_or(&none);
+        match part {
+            Part::Status => status(errors, new, old, old_spec),
+            Part::Other("ephemeralcontainers") => ephemeral(errors, new_spec, old_spec),
+            Part::Other("resize") => resize(errors, new_spec, old_spec),
+            // A binding sets the node name, which the main resource must not.
+            Part::Other(_) => {}
+            Part::Main => main(errors, new, old, new_spec, old_spec),
+        }
+    })
 }
 
 fn mirror_annotation(errors: &mut Errors, pod: &Pod, spec: &PodSpec) {

@@ -11,10 +11,10 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::meta::{MetaRules, label_selector, labels, object_meta, object_meta_update};
+use super::count::count_or_percent;
+use super::meta::{MetaRules, check_create, check_update, label_selector, labels};
 use super::path::{Errors, IMMUTABLE, Path, json, list, or_default};
 use super::resources::{self, ResourceList};
-use super::workload::count_or_percent;
 use super::{names, scheduling};
 use crate::catalogue::{FieldError, Part};
 
@@ -27,10 +27,9 @@ const HIGHEST_USER_PRIORITY: i32 = 1_000_000_000;
 
 /// Checks a new PodDisruptionBudget.
 pub fn pod_disruption_budget_create(budget: &PodDisruptionBudget) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &budget.metadata, META);
-    disruption_budget(&mut errors, &or_default(&budget.spec));
-    errors.into_vec()
+    check_create(&budget.metadata, META, |errors| {
+        disruption_budget(errors, &or_default(&budget.spec))
+    })
 }
 
 /// Checks an update of a PodDisruptionBudget.
@@ -39,23 +38,22 @@ pub fn pod_disruption_budget_update(
     old: &PodDisruptionBudget,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Status {
-        let status = or_default(&new.status);
-        let path = Path::root("status");
-        for (field, count) in [
-            ("disruptionsAllowed", status.disruptions_allowed),
-            ("currentHealthy", status.current_healthy),
-            ("desiredHealthy", status.desired_healthy),
-            ("expectedPods", status.expected_pods),
-        ] {
-            errors.non_negative(&path.child(field), count);
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Status {
+            let status = or_default(&new.status);
+            errors.counts(
+                &Path::root("status"),
+                &[
+                    ("disruptionsAllowed", Some(status.disruptions_allowed)),
+                    ("currentHealthy", Some(status.current_healthy)),
+                    ("desiredHealthy", Some(status.desired_healthy)),
+                    ("expectedPods", Some(status.expected_pods)),
+                ],
+            );
+        } else {
+            disruption_budget(errors, &or_default(&new.spec));
         }
-    } else {
-        disruption_budget(&mut errors, &or_default(&new.spec));
-    }
-    errors.into_vec()
+    })
 }
 
 fn disruption_budget(errors: &mut Errors, spec: &PodDisruptionBudgetSpec) {
@@ -80,10 +78,7 @@ fn disruption_budget(errors: &mut Errors, spec: &PodDisruptionBudgetSpec) {
 
 /// Checks a new ResourceQuota.
 pub fn resource_quota_create(quota: &ResourceQuota) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &quota.metadata, META);
-    quota_spec(&mut errors, quota);
-    errors.into_vec()
+    check_create(&quota.metadata, META, |errors| quota_spec(errors, quota))
 }
 
 /// Checks an update of a ResourceQuota: its scopes stay.
@@ -92,26 +87,25 @@ pub fn resource_quota_update(
     old: &ResourceQuota,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Status {
-        let status = or_default(&new.status);
-        for (field, amounts) in [("status.hard", &status.hard), ("status.used", &status.used)] {
-            quota_amounts(&mut errors, amounts.as_ref(), &Path::root(field));
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Status {
+            let status = or_default(&new.status);
+            for (field, amounts) in [("status.hard", &status.hard), ("status.used", &status.used)] {
+                quota_amounts(errors, amounts.as_ref(), &Path::root(field));
+            }
+            return;
         }
-        return errors.into_vec();
-    }
-    quota_spec(&mut errors, new);
-    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
-    let sorted = |scopes: &Option<Vec<String>>| {
-        let mut scopes = list(scopes).to_vec();
-        scopes.sort();
-        scopes
-    };
-    if sorted(&new.scopes) != sorted(&old.scopes) {
-        errors.invalid(&SPEC.child("scopes"), json(&new.scopes), IMMUTABLE);
-    }
-    errors.into_vec()
+        quota_spec(errors, new);
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        let sorted = |scopes: &Option<Vec<String>>| {
+            let mut scopes = list(scopes).to_vec();
+            scopes.sort();
+            scopes
+        };
+        if sorted(&new.scopes) != sorted(&old.scopes) {
+            errors.invalid(&SPEC.child("scopes"), json(&new.scopes), IMMUTABLE);
+        }
+    })
 }
 
 fn quota_spec(errors: &mut Errors, quota: &ResourceQuota) {
@@ -208,18 +202,12 @@ fn quota_amounts(errors: &mut Errors, amounts: Option<&ResourceList>, path: &Pat
 
 /// Checks a new LimitRange.
 pub fn limit_range_create(range: &LimitRange) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &range.metadata, META);
-    limits(&mut errors, range);
-    errors.into_vec()
+    check_create(&range.metadata, META, |errors| limits(errors, range))
 }
 
 /// Checks an update of a LimitRange.
 pub fn limit_range_update(new: &LimitRange, old: &LimitRange, _part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    limits(&mut errors, new);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| limits(errors, new))
 }
 
 fn limits(errors: &mut Errors, range: &LimitRange) {
@@ -307,28 +295,28 @@ fn limit_item(errors: &mut Errors, item: &LimitRangeItem, path: &Path<'_>) {
 
 /// Checks a new PriorityClass.
 pub fn priority_class_create(class: &PriorityClass) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &class.metadata, CLUSTER_META);
-    let name = class.metadata.name.as_deref().unwrap_or_default();
-    let system = match name {
-        "system-cluster-critical" => Some(2_000_000_000),
-        "system-node-critical" => Some(2_000_001_000),
-        _ => None,
-    };
-    if name.starts_with("system-") {
-        let expected = system == Some(class.value);
-        if !expected {
-            let detail = "priority class names with 'system-' prefix are reserved for system use \
-                          only. error: the name or value is not one of the known system classes";
-            errors.forbidden(&Path::root("metadata.name"), detail);
+    check_create(&class.metadata, CLUSTER_META, |errors| {
+        let name = class.metadata.name.as_deref().unwrap_or_default();
+        let system = match name {
+            "system-cluster-critical" => Some(2_000_000_000),
+            "system-node-critical" => Some(2_000_001_000),
+            _ => None,
+        };
+        if name.starts_with("system-") {
+            let expected = system == Some(class.value);
+            if !expected {
+                let detail = "priority class names with 'system-' prefix are reserved for system use \
+                              only. error: the name or value is not one of the known system classes";
+                errors.forbidden(&Path::root("metadata.name"), detail);
+            }
+        } else if class.value > HIGHEST_USER_PRIORITY {
+            let detail = format!(
+                "maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
+            );
+            errors.forbidden(&Path::root("value"), detail);
         }
-    } else if class.value > HIGHEST_USER_PRIORITY {
-        let detail =
-            format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}");
-        errors.forbidden(&Path::root("value"), detail);
-    }
-    preemption_policy(&mut errors, class);
-    errors.into_vec()
+        preemption_policy(errors, class);
+    })
 }
 
 fn preemption_policy(errors: &mut Errors, class: &PriorityClass) {
@@ -343,22 +331,18 @@ pub fn priority_class_update(
     old: &PriorityClass,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if new.value != old.value {
-        errors.forbidden(&Path::root("value"), "may not be changed in an update.");
-    }
-    let (new, old) = (&new.preemption_policy, &old.preemption_policy);
-    errors.immutable(&Path::root("preemptionPolicy"), new, old);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if new.value != old.value {
+            errors.forbidden(&Path::root("value"), "may not be changed in an update.");
+        }
+        let (new, old) = (&new.preemption_policy, &old.preemption_policy);
+        errors.immutable(&Path::root("preemptionPolicy"), new, old);
+    })
 }
 
 /// Checks a new RuntimeClass.
 pub fn runtime_class_create(class: &RuntimeClass) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &class.metadata, CLUSTER_META);
-    runtime_class(&mut errors, class);
-    errors.into_vec()
+    check_create(&class.metadata, CLUSTER_META, |errors| runtime_class(errors, class))
 }
 
 /// Checks an update of a RuntimeClass: its handler stays.
@@ -367,11 +351,10 @@ pub fn runtime_class_update(
     old: &RuntimeClass,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    runtime_class(&mut errors, new);
-    errors.immutable(&Path::root("handler"), &new.handler, &old.handler);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        runtime_class(errors, new);
+        errors.immutable(&Path::root("handler"), &new.handler, &old.handler);
+    })
 }
 
 fn runtime_class(errors: &mut Errors, class: &RuntimeClass) {

@@ -27,15 +27,16 @@ pub(super) fn probe(errors: &mut Errors, probe: &Probe, purpose: Purpose, path: 
         sleep: None,
     };
     handlers.check(errors, 0, path);
-    for (field, number) in [
-        ("initialDelaySeconds", probe.initial_delay_seconds),
-        ("timeoutSeconds", probe.timeout_seconds),
-        ("periodSeconds", probe.period_seconds),
-        ("successThreshold", probe.success_threshold),
-        ("failureThreshold", probe.failure_threshold),
-    ] {
-        errors.non_negative(&path.child(field), number.unwrap_or_default());
-    }
+    errors.counts(
+        path,
+        &[
+            ("initialDelaySeconds", probe.initial_delay_seconds),
+            ("timeoutSeconds", probe.timeout_seconds),
+            ("periodSeconds", probe.period_seconds),
+            ("successThreshold", probe.success_threshold),
+            ("failureThreshold", probe.failure_threshold),
+        ],
+    );
     let grace = path.child("terminationGracePeriodSeconds");
     match probe.termination_grace_period_seconds {
         Some(seconds) if purpose == Purpose::Readiness => {

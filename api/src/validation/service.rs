@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::meta::{MetaRules, labels, object_meta, object_meta_update};
+use super::meta::{MetaRules, check_create, check_update, labels};
 use super::names;
 use super::path::{Errors, Path, json, list, or_default, text};
 use crate::catalogue::{FieldError, Part};
@@ -18,48 +18,44 @@ const AFFINITY_MAX_SECONDS: i32 = 86_400;
 
 /// Checks a new Service.
 pub fn service_create(service: &Service) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &service.metadata, META);
-    spec(&mut errors, &or_default(&service.spec));
-    errors.into_vec()
+    check_create(&service.metadata, META, |errors| spec(errors, &or_default(&service.spec)))
 }
 
 /// Checks an update of a Service: its address stays unless it becomes or was
 /// an `ExternalName`, which has none.
 pub fn service_update(new: &Service, old: &Service, part: Part) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part == Part::Status {
-        status(&mut errors, new);
-        return errors.into_vec();
-    }
-    let (new, old) = (or_default(&new.spec), or_default(&old.spec));
-    let (had, has) = (has_address(&old), has_address(&new));
-    if had && has {
-        let (new_ip, old_ip) = (text(&new.cluster_ip), text(&old.cluster_ip));
-        if !old_ip.is_empty() && new_ip != old_ip {
-            // Upstream reports the list first, then the field that mirrors it.
-            let path = SPEC.child("clusterIPs");
-            errors.invalid(&path.index(0), json(list(&new.cluster_ips)), IMMUTABLE_IP);
-            errors.invalid(&SPEC.child("clusterIP"), new_ip, IMMUTABLE_IP);
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Status {
+            status(errors, new);
+            return;
         }
-        let (new_family, old_family) =
-            (list(&new.ip_families).first(), list(&old.ip_families).first());
-        if !old_ip.is_empty() && old_family.is_some() && new_family != old_family {
-            let path = SPEC.child("ipFamilies");
-            let detail = "may not change once set";
-            errors.invalid(&path.index(0), json(list(&new.ip_families)), detail);
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        let (had, has) = (has_address(&old), has_address(&new));
+        if had && has {
+            let (new_ip, old_ip) = (text(&new.cluster_ip), text(&old.cluster_ip));
+            if !old_ip.is_empty() && new_ip != old_ip {
+                // Upstream reports the list first, then the field that mirrors it.
+                let path = SPEC.child("clusterIPs");
+                errors.invalid(&path.index(0), json(list(&new.cluster_ips)), IMMUTABLE_IP);
+                errors.invalid(&SPEC.child("clusterIP"), new_ip, IMMUTABLE_IP);
+            }
+            let (new_family, old_family) =
+                (list(&new.ip_families).first(), list(&old.ip_families).first());
+            if !old_ip.is_empty() && old_family.is_some() && new_family != old_family {
+                let path = SPEC.child("ipFamilies");
+                let detail = "may not change once set";
+                errors.invalid(&path.index(0), json(list(&new.ip_families)), detail);
+            }
         }
-    }
-    if text(&old.type_) == "LoadBalancer" && text(&new.type_) == "LoadBalancer" {
-        let (new, old) = (&new.load_balancer_class, &old.load_balancer_class);
-        if new != old {
-            let detail = "may not change once set";
-            errors.invalid(&SPEC.child("loadBalancerClass"), text(new), detail);
+        if text(&old.type_) == "LoadBalancer" && text(&new.type_) == "LoadBalancer" {
+            let (new, old) = (&new.load_balancer_class, &old.load_balancer_class);
+            if new != old {
+                let detail = "may not change once set";
+                errors.invalid(&SPEC.child("loadBalancerClass"), text(new), detail);
+            }
         }
-    }
-    spec(&mut errors, &new);
-    errors.into_vec()
+        spec(errors, &new);
+    })
 }
 
 const IMMUTABLE_IP: &str = "may not change once set";

@@ -7,14 +7,17 @@ use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec,
 };
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::meta::{MetaRules, label_selector, object_meta, object_meta_update};
-use super::path::{Errors, IMMUTABLE, Path, json, list, text};
+use super::meta::{MetaRules, check_create, check_update, label_selector};
+use super::path::{Errors, IMMUTABLE, Path, json, list, or_default, text};
 use super::{names, resources, scheduling, volume};
 use crate::catalogue::{FieldError, Part};
 
 const VOLUME_META: MetaRules = MetaRules::cluster(names::subdomain_name);
 const CLAIM_META: MetaRules = MetaRules::namespaced(names::subdomain_name);
+
+const SPEC: Path<'static> = Path::root("spec");
 
 const ACCESS_MODES: [&str; 4] =
     ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -22,11 +25,9 @@ const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 
 /// Checks a new PersistentVolumeClaim.
 pub fn persistent_volume_claim_create(claim: &PersistentVolumeClaim) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &claim.metadata, CLAIM_META);
-    let none = PersistentVolumeClaimSpec::default();
-    claim_spec(&mut errors, claim.spec.as_ref().unwrap_or(&none), &Path::root("spec"));
-    errors.into_vec()
+    check_create(&claim.metadata, CLAIM_META, |errors| {
+        claim_spec(errors, &or_default(&claim.spec), &SPEC);
+    })
 }
 
 /// Checks an update of a PersistentVolumeClaim: once bound, it can only grow.
@@ -35,50 +36,62 @@ pub fn persistent_volume_claim_update(
     old: &PersistentVolumeClaim,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part != Part::Main {
-        return errors.into_vec();
-    }
-    let none = PersistentVolumeClaimSpec::default();
-    let path = Path::root("spec");
-    let (new, old_spec) = (new.spec.as_ref().unwrap_or(&none), old.spec.as_ref().unwrap_or(&none));
-    claim_spec(&mut errors, new, &path);
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part == Part::Main {
+            let bound =
+                old.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+            let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+            claim_spec(errors, &new, &SPEC);
+            claim_stays(errors, &new, &old);
+            only_grows(errors, &new, &old, bound);
+        }
+    })
+}
+
+fn claim_stays(
+    errors: &mut Errors,
+    new: &PersistentVolumeClaimSpec,
+    old: &PersistentVolumeClaimSpec,
+) {
     let mut rest = new.clone();
     // The binder fills in the volume; nobody takes it away again.
-    if text(&old_spec.volume_name).is_empty() {
-        rest.volume_name.clone_from(&old_spec.volume_name);
+    if text(&old.volume_name).is_empty() {
+        rest.volume_name.clone_from(&old.volume_name);
     }
-    if old_spec.storage_class_name.is_none() {
+    if old.storage_class_name.is_none() {
         rest.storage_class_name = None;
     }
-    rest.resources.clone_from(&old_spec.resources);
-    rest.volume_attributes_class_name.clone_from(&old_spec.volume_attributes_class_name);
-    rest.volume_mode.clone_from(&old_spec.volume_mode);
-    if rest != *old_spec {
+    rest.resources.clone_from(&old.resources);
+    rest.volume_attributes_class_name.clone_from(&old.volume_attributes_class_name);
+    rest.volume_mode.clone_from(&old.volume_mode);
+    if rest != *old {
         let detail = "spec is immutable after creation except resources.requests and \
                       volumeAttributesClassName for bound claims";
-        errors.forbidden(&path, detail);
+        errors.forbidden(&SPEC, detail);
     }
-    errors.immutable(&path.child("volumeMode"), &new.volume_mode, &old_spec.volume_mode);
-    let storage = |spec: &PersistentVolumeClaimSpec| {
-        spec.resources.as_ref()?.requests.as_ref()?.get("storage").cloned()
-    };
-    if let (Some(new_size), Some(old_size)) = (storage(new), storage(old_spec)) {
-        let path = path.child("resources.requests.storage");
-        let bound = old.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
-        match resources::compare(&new_size, &old_size) {
-            Some(Ordering::Less) => {
-                errors.forbidden(&path, "field can not be less than status.capacity");
-            }
-            Some(Ordering::Greater) if !bound => {
-                let detail = "field is immutable until the claim is bound";
-                errors.forbidden(&path, detail);
-            }
-            _ => {}
+    errors.immutable(&SPEC.child("volumeMode"), &new.volume_mode, &old.volume_mode);
+}
+
+fn only_grows(
+    errors: &mut Errors,
+    new: &PersistentVolumeClaimSpec,
+    old: &PersistentVolumeClaimSpec,
+    bound: bool,
+) {
+    fn storage(spec: &PersistentVolumeClaimSpec) -> Option<&Quantity> {
+        spec.resources.as_ref()?.requests.as_ref()?.get("storage")
+    }
+    let (Some(new), Some(old)) = (storage(new), storage(old)) else { return };
+    let path = SPEC.child("resources.requests.storage");
+    match resources::compare(new, old) {
+        Some(Ordering::Less) => {
+            errors.forbidden(&path, "field can not be less than status.capacity");
         }
+        Some(Ordering::Greater) if !bound => {
+            errors.forbidden(&path, "field is immutable until the claim is bound");
+        }
+        _ => {}
     }
-    errors.into_vec()
 }
 
 /// Checks what a claim or a claim template asks for.
@@ -142,11 +155,9 @@ fn class_name(errors: &mut Errors, name: Option<&str>, path: &Path<'_>) {
 
 /// Checks a new PersistentVolume.
 pub fn persistent_volume_create(volume: &PersistentVolume) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &volume.metadata, VOLUME_META);
-    let none = PersistentVolumeSpec::default();
-    volume_spec(&mut errors, volume.spec.as_ref().unwrap_or(&none), &Path::root("spec"));
-    errors.into_vec()
+    check_create(&volume.metadata, VOLUME_META, |errors| {
+        volume_spec(errors, &or_default(&volume.spec));
+    })
 }
 
 /// Checks an update of a PersistentVolume: its source stays.
@@ -155,24 +166,21 @@ pub fn persistent_volume_update(
     old: &PersistentVolume,
     part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if part != Part::Main {
-        return errors.into_vec();
-    }
-    let none = PersistentVolumeSpec::default();
-    let path = Path::root("spec");
-    let (new, old) = (new.spec.as_ref().unwrap_or(&none), old.spec.as_ref().unwrap_or(&none));
-    volume_spec(&mut errors, new, &path);
-    if source_of(new) != source_of(old) {
-        let detail = "spec.persistentvolumesource is immutable after creation";
-        errors.forbidden(&path.child("persistentvolumesource"), detail);
-    }
-    errors.immutable(&path.child("volumeMode"), &new.volume_mode, &old.volume_mode);
-    if old.node_affinity.is_some() && new.node_affinity != old.node_affinity {
-        errors.invalid(&path.child("nodeAffinity"), json(&new.node_affinity), IMMUTABLE);
-    }
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if part != Part::Main {
+            return;
+        }
+        let (new, old) = (or_default(&new.spec), or_default(&old.spec));
+        volume_spec(errors, &new);
+        if source_of(&new) != source_of(&old) {
+            let detail = "spec.persistentvolumesource is immutable after creation";
+            errors.forbidden(&SPEC.child("persistentvolumesource"), detail);
+        }
+        errors.immutable(&SPEC.child("volumeMode"), &new.volume_mode, &old.volume_mode);
+        if old.node_affinity.is_some() && new.node_affinity != old.node_affinity {
+            errors.invalid(&SPEC.child("nodeAffinity"), json(&new.node_affinity), IMMUTABLE);
+        }
+    })
 }
 
 /// What is left of a volume's specification when all that is not its source is
@@ -192,9 +200,9 @@ fn source_of(spec: &PersistentVolumeSpec) -> PersistentVolumeSpec {
     }
 }
 
-fn volume_spec(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path<'_>) {
-    access_modes(errors, list(&spec.access_modes), path);
-    let capacity_path = path.child("capacity");
+fn volume_spec(errors: &mut Errors, spec: &PersistentVolumeSpec) {
+    access_modes(errors, list(&spec.access_modes), &SPEC);
+    let capacity_path = SPEC.child("capacity");
     let none = resources::ResourceList::new();
     let capacity = spec.capacity.as_ref().unwrap_or(&none);
     if capacity.is_empty() {
@@ -210,19 +218,19 @@ fn volume_spec(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path<'_>
         }
     }
     let policy = spec.persistent_volume_reclaim_policy.as_deref();
-    let policy_path = path.child("persistentVolumeReclaimPolicy");
+    let policy_path = SPEC.child("persistentVolumeReclaimPolicy");
     errors.one_of(&policy_path, policy, &["Delete", "Recycle", "Retain"]);
-    class_name(errors, spec.storage_class_name.as_deref(), path);
-    errors.one_of(&path.child("volumeMode"), spec.volume_mode.as_deref(), &VOLUME_MODES);
-    volume_sources(errors, spec, path);
+    class_name(errors, spec.storage_class_name.as_deref(), &SPEC);
+    errors.one_of(&SPEC.child("volumeMode"), spec.volume_mode.as_deref(), &VOLUME_MODES);
+    volume_sources(errors, spec);
     if let Some(affinity) = &spec.node_affinity {
-        let path = path.child("nodeAffinity.required");
+        let path = SPEC.child("nodeAffinity.required");
         match &affinity.required {
             None => errors.required(&path, "must specify required node constraints"),
             Some(selector) => scheduling::node_selector(errors, selector, &path),
         }
     } else if spec.local.is_some() {
-        errors.required(&path.child("nodeAffinity"), "Local volume requires node affinity");
+        errors.required(&SPEC.child("nodeAffinity"), "Local volume requires node affinity");
     }
     if policy == Some("Recycle") && spec.host_path.as_ref().is_some_and(|source| source.path == "/")
     {
@@ -231,60 +239,59 @@ fn volume_spec(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path<'_>
     }
 }
 
-fn volume_sources(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path<'_>) {
+fn volume_sources(errors: &mut Errors, spec: &PersistentVolumeSpec) {
     // What is neither settings nor empty is a source; its JSON names it.
     let sources = json(&source_of(spec));
     let mut chosen = sources.as_object().into_iter().flat_map(|sources| sources.keys());
     if chosen.next().is_none() {
-        errors.required(path, "must specify a volume type");
+        errors.required(&SPEC, "must specify a volume type");
     }
     for field in chosen {
-        errors.forbidden(&path.child(field), "may not specify more than 1 volume type");
+        errors.forbidden(&SPEC.child(field), "may not specify more than 1 volume type");
     }
     if let Some(source) = &spec.host_path {
-        volume::host_path(errors, source, &path.child("hostPath"));
+        volume::host_path(errors, source, &SPEC.child("hostPath"));
     }
     if let Some(source) = &spec.nfs {
-        volume::nfs(errors, &source.server, &source.path, &path.child("nfs"));
+        volume::nfs(errors, &source.server, &source.path, &SPEC.child("nfs"));
     }
     if let Some(source) = &spec.local
         && source.path.is_empty()
     {
-        errors.required(&path.child("local.path"), "");
+        errors.required(&SPEC.child("local.path"), "");
     }
     if let Some(source) = &spec.csi {
-        volume::csi_driver(errors, &source.driver, &path.child("csi.driver"));
+        volume::csi_driver(errors, &source.driver, &SPEC.child("csi.driver"));
         if source.volume_handle.is_empty() {
-            errors.required(&path.child("csi.volumeHandle"), "");
+            errors.required(&SPEC.child("csi.volumeHandle"), "");
         }
     }
 }
 
 /// Checks a new StorageClass.
 pub fn storage_class_create(class: &StorageClass) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &class.metadata, VOLUME_META);
-    let path = Path::root("provisioner");
-    if class.provisioner.is_empty() {
-        errors.required(&path, "");
-    } else {
-        let messages = names::qualified_name(&class.provisioner.to_lowercase());
-        errors.invalid_each(&path, &class.provisioner, messages);
-    }
-    let reclaim = class.reclaim_policy.as_deref();
-    errors.one_of(&Path::root("reclaimPolicy"), reclaim, &["Delete", "Retain"]);
-    errors.required_one_of(
-        &Path::root("volumeBindingMode"),
-        class.volume_binding_mode.as_deref(),
-        &["Immediate", "WaitForFirstConsumer"],
-    );
-    let parameters = class.parameters.iter().flatten();
-    for (key, _) in parameters {
-        if key.is_empty() {
-            errors.invalid(&Path::root("parameters"), key.as_str(), "field can not be empty.");
+    check_create(&class.metadata, VOLUME_META, |errors| {
+        let path = Path::root("provisioner");
+        if class.provisioner.is_empty() {
+            errors.required(&path, "");
+        } else {
+            let messages = names::qualified_name(&class.provisioner.to_lowercase());
+            errors.invalid_each(&path, &class.provisioner, messages);
         }
-    }
-    errors.into_vec()
+        let reclaim = class.reclaim_policy.as_deref();
+        errors.one_of(&Path::root("reclaimPolicy"), reclaim, &["Delete", "Retain"]);
+        errors.required_one_of(
+            &Path::root("volumeBindingMode"),
+            class.volume_binding_mode.as_deref(),
+            &["Immediate", "WaitForFirstConsumer"],
+        );
+        let parameters = class.parameters.iter().flatten();
+        for (key, _) in parameters {
+            if key.is_empty() {
+                errors.invalid(&Path::root("parameters"), key.as_str(), "field can not be empty.");
+            }
+        }
+    })
 }
 
 /// Checks an update of a StorageClass: what volumes were made with stays.
@@ -293,35 +300,33 @@ pub fn storage_class_update(
     old: &StorageClass,
     _part: Part,
 ) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta_update(&mut errors, &new.metadata, &old.metadata);
-    if new.parameters != old.parameters {
-        errors.forbidden(&Path::root("parameters"), "updates to parameters are forbidden.");
-    }
-    if new.provisioner != old.provisioner {
-        errors.forbidden(&Path::root("provisioner"), "updates to provisioner are forbidden.");
-    }
-    if new.reclaim_policy != old.reclaim_policy {
-        errors.forbidden(&Path::root("reclaimPolicy"), "updates to reclaimPolicy are forbidden.");
-    }
-    let (new, old) = (&new.volume_binding_mode, &old.volume_binding_mode);
-    errors.immutable(&Path::root("volumeBindingMode"), new, old);
-    errors.into_vec()
+    check_update(&new.metadata, &old.metadata, |errors| {
+        if new.parameters != old.parameters {
+            errors.forbidden(&Path::root("parameters"), "updates to parameters are forbidden.");
+        }
+        if new.provisioner != old.provisioner {
+            errors.forbidden(&Path::root("provisioner"), "updates to provisioner are forbidden.");
+        }
+        if new.reclaim_policy != old.reclaim_policy {
+            errors
+                .forbidden(&Path::root("reclaimPolicy"), "updates to reclaimPolicy are forbidden.");
+        }
+        let (new, old) = (&new.volume_binding_mode, &old.volume_binding_mode);
+        errors.immutable(&Path::root("volumeBindingMode"), new, old);
+    })
 }
 
 /// Checks a new CSIDriver.
 pub fn csi_driver_create(driver: &CSIDriver) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    object_meta(&mut errors, &driver.metadata, VOLUME_META);
-    let path = Path::root("spec");
-    errors.one_of(
-        &path.child("fsGroupPolicy"),
-        driver.spec.fs_group_policy.as_deref(),
-        &["File", "None", "ReadWriteOnceWithFSType"],
-    );
-    for mode in list(&driver.spec.volume_lifecycle_modes) {
-        let path = path.child("volumeLifecycleModes");
-        errors.one_of(&path, Some(mode), &["Ephemeral", "Persistent"]);
-    }
-    errors.into_vec()
+    check_create(&driver.metadata, VOLUME_META, |errors| {
+        errors.one_of(
+            &SPEC.child("fsGroupPolicy"),
+            driver.spec.fs_group_policy.as_deref(),
+            &["File", "None", "ReadWriteOnceWithFSType"],
+        );
+        for mode in list(&driver.spec.volume_lifecycle_modes) {
+            let path = SPEC.child("volumeLifecycleModes");
+            errors.one_of(&path, Some(mode), &["Ephemeral", "Persistent"]);
+        }
+    })
 }

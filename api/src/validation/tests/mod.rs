@@ -10,6 +10,7 @@ mod devices;
 mod manifests;
 mod network;
 mod pod;
+mod pod_updates;
 mod policy;
 mod service;
 mod storage;
