@@ -23,15 +23,14 @@ pub(crate) static DEPLOYMENT: Printer = Printer {
     ],
     row: |object, now| {
         let status = &object["status"];
-        let ready = format!("{}/{}", number(&status["readyReplicas"]), wanted(object));
         let cells = vec![
             name(object),
-            ready.into(),
+            ready(object).into(),
             number(&status["updatedReplicas"]).into(),
             number(&status["availableReplicas"]).into(),
             age(object, now),
         ];
-        with_template(cells, object, selector(&object["spec"]["selector"]))
+        with_template(cells, &object["spec"])
     },
 };
 
@@ -64,8 +63,7 @@ pub(crate) static STATEFUL_SET: Printer = Printer {
     ],
     row: |object, now| {
         let (names, images) = containers(&object["spec"]["template"]);
-        let ready = format!("{}/{}", number(&object["status"]["readyReplicas"]), wanted(object));
-        vec![name(object), ready.into(), age(object, now), names.into(), images.into()]
+        vec![name(object), ready(object).into(), age(object, now), names.into(), images.into()]
     },
 };
 
@@ -95,7 +93,7 @@ pub(crate) static DAEMON_SET: Printer = Printer {
             labels(&object["spec"]["template"]["spec"]["nodeSelector"]).into(),
             age(object, now),
         ];
-        with_template(cells, object, selector(&object["spec"]["selector"]))
+        with_template(cells, &object["spec"])
     },
 };
 
@@ -118,7 +116,7 @@ pub(crate) static JOB: Printer = Printer {
             duration(object, now).into(),
             age(object, now),
         ];
-        with_template(cells, object, selector(&object["spec"]["selector"]))
+        with_template(cells, &object["spec"])
     },
 };
 
@@ -142,9 +140,7 @@ pub(crate) static CRON_JOB: Printer = Printer {
             time => since(time, now),
         };
         let suspended = if spec["suspend"] == true { "True" } else { "False" };
-        let job = &spec["jobTemplate"]["spec"];
-        let (names, images) = containers(&job["template"]);
-        vec![
+        let cells = vec![
             name(object),
             spec["schedule"].clone(),
             text_or(&spec["timeZone"], NONE).into(),
@@ -152,10 +148,8 @@ pub(crate) static CRON_JOB: Printer = Printer {
             items(&status["active"]).len().into(),
             last.into(),
             age(object, now),
-            names.into(),
-            images.into(),
-            selector(&job["selector"]).into(),
-        ]
+        ];
+        with_template(cells, &spec["jobTemplate"]["spec"])
     },
 };
 
@@ -258,6 +252,11 @@ fn wanted(object: &Value) -> i64 {
     object["spec"]["replicas"].as_i64().unwrap_or(1)
 }
 
+/// Pods that are ready, of those wanted: `2/3`.
+fn ready(object: &Value) -> String {
+    format!("{}/{}", number(&object["status"]["readyReplicas"]), wanted(object))
+}
+
 fn replicas(object: &Value, now: Timestamp, selector: String) -> Vec<Value> {
     let status = &object["status"];
     let cells = vec![
@@ -267,11 +266,16 @@ fn replicas(object: &Value, now: Timestamp, selector: String) -> Vec<Value> {
         number(&status["readyReplicas"]).into(),
         age(object, now),
     ];
-    with_template(cells, object, selector)
+    with_template_and(cells, &object["spec"], selector)
 }
 
-fn with_template(mut cells: Vec<Value>, object: &Value, selector: String) -> Vec<Value> {
-    let (names, images) = containers(&object["spec"]["template"]);
+/// Adds the cells of what every kind that makes pods from a template prints last.
+fn with_template(cells: Vec<Value>, spec: &Value) -> Vec<Value> {
+    with_template_and(cells, spec, selector(&spec["selector"]))
+}
+
+fn with_template_and(mut cells: Vec<Value>, spec: &Value, selector: String) -> Vec<Value> {
+    let (names, images) = containers(&spec["template"]);
     cells.extend([json!(names), json!(images), json!(selector)]);
     cells
 }
