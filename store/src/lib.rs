@@ -38,6 +38,8 @@ mod view;
 mod watch;
 
 mod backup;
+#[cfg(any(test, feature = "checker"))]
+pub mod checker;
 mod disk;
 mod etcd;
 mod keeper;

@@ -7,7 +7,7 @@
 //! paused for longer than an election, disks full or damaged, members added and
 //! removed under load ([`world`], [`disk`]). Meanwhile callers write and read,
 //! and watchers follow ([`callers`]). Checked is what callers saw
-//! ([`history`]: linearizable, watches complete and in order) and what must
+//! ([`checker`](crate::checker): linearizable, watches complete and in order) and what must
 //! hold inside ([`oracle`]: one leader a term, no vote twice, no term backwards,
 //! equal states at equal entries). In the end the faults stop, and the group
 //! has to elect, take writes and agree.
@@ -18,7 +18,6 @@
 
 mod callers;
 mod disk;
-mod history;
 mod oracle;
 mod plan;
 pub(crate) mod planted;

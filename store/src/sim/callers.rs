@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
-use super::history::{Asked, Change, History, Told};
+use crate::checker::{Asked, Change, History, Told};
 use crate::types::{Compare, Draft, Key, KeyRange, Leadership, Revision, StoreError, Txn, Write};
 use crate::view::Shared;
 use crate::watch::Watch;
@@ -76,7 +76,8 @@ impl Caller {
                     self.modified[at] = *modified;
                 }
             }
-            Told::Written { .. } | Told::Deposed | Told::Nothing => {}
+            Told::Written { .. } | Told::Refused | Told::Deposed | Told::Got(_) | Told::Nothing => {
+            }
         }
     }
 }
@@ -135,13 +136,7 @@ impl Watcher {
         let told = watch.revision().0;
         let received: Vec<_> =
             (events.iter()).map(|event| (event.revision.0, Change::of(event))).collect();
-        let expected = history.between(self.seen, told, self.prefix);
-        if received != expected {
-            return Err(format!(
-                "a watch of {:?} got {received:?} after {} and up to {told}, there was {expected:?}",
-                self.prefix, self.seen
-            ));
-        }
+        history.check_watch(self.prefix, self.seen, told, &received)?;
         self.received += received.len();
         self.seen = told;
         Ok(())

@@ -17,10 +17,10 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::callers::{Caller, Watcher};
 use super::disk::{Disk, Opened, SimKeeper, SimLog};
-use super::history::{History, Told};
 use super::oracle::Oracle;
 use super::plan::Plan;
 use super::planted::{Fault, is_planted};
+use crate::checker::{History, Told};
 use crate::core::{Core, CoreParts, Done, Outside, TICK, Ticket};
 use crate::members::{Contact, Members};
 use crate::sealing::Sealer;

@@ -14,6 +14,15 @@
 //!   that another caller knew of when it began.
 //!
 //! A write whose caller was told nothing may take effect at any later time.
+//!
+//! What watches told is compared with the changes in stretches: after one
+//! revision and up to another there were these changes, in this order, and no
+//! others.
+//!
+//! The simulation checks its runs with this, and so do tests of real processes
+//! (feature `checker`), whose callers see the store through an API: there not
+//! every change is recorded ([`History::of_some_keys`]), and some answers say
+//! less ([`Told::Refused`], [`Told::Got`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +30,8 @@ use crate::types::{Compare, Event, Txn, Write};
 
 /// One call.
 #[derive(Debug)]
-pub(super) struct Call {
-    pub(super) asked: Asked,
+struct Call {
+    asked: Asked,
     /// The newest revision that anybody had been told of when it began.
     known: u64,
     told: Option<Told>,
@@ -30,114 +39,165 @@ pub(super) struct Call {
 
 /// What a caller wants.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub enum Asked {
+    /// A transaction. The value of each put is the number of the call.
     Write(Txn),
+    /// The newest state of all keys.
     Read,
+    /// The newest state of one key.
+    Get(String),
 }
 
 /// What a caller hears.
 #[derive(Debug)]
-pub(super) enum Told {
-    /// Written at this revision; whether anything changed by it.
-    Written { revision: u64, changed: bool },
-    /// A condition did not hold: the key and when it was last written.
-    Conflict { key: String, modified: Option<u64> },
+pub enum Told {
+    /// It took effect.
+    Written {
+        /// The revision of the effect, or the newest one if there was none.
+        revision: u64,
+        /// Whether anything changed by it.
+        changed: bool,
+    },
+    /// A condition did not hold.
+    Conflict {
+        /// The key of the condition.
+        key: String,
+        /// When the key was last written, if it is there.
+        modified: Option<u64>,
+    },
+    /// A condition did not hold; how the key is instead was not said.
+    Refused,
     /// The term that it was meant for is over.
     Deposed,
-    /// The state at this revision: keys, when each was last written, values.
-    Read { revision: u64, entries: Vec<(String, u64, Vec<u8>)> },
+    /// The state of all keys.
+    Read {
+        /// The revision of the state.
+        revision: u64,
+        /// Keys, when each was last written, values.
+        entries: Vec<(String, u64, Vec<u8>)>,
+    },
+    /// When the key was last written and its value, if it is there.
+    Got(Option<(u64, Vec<u8>)>),
     /// Nobody knows what became of it, or nothing did.
     Nothing,
 }
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) key: String,
-    /// `None` for a deletion.
-    pub(super) value: Option<Vec<u8>>,
+pub struct Change {
+    /// The key.
+    pub key: String,
+    /// Its new value, `None` for a deletion.
+    pub value: Option<Vec<u8>>,
 }
 
 /// All calls and all changes of a run.
 #[derive(Default)]
-pub(super) struct History {
+pub struct History {
     calls: Vec<Call>,
     /// The changes of each revision, as members published them.
     changes: BTreeMap<u64, Vec<Change>>,
     known: u64,
+    /// The same counter numbers changes of keys that are not recorded.
+    some_keys: bool,
 }
 
 impl History {
+    /// A history in which only the changes of some keys are recorded: revisions
+    /// may be missing between them.
+    pub fn of_some_keys() -> Self {
+        Self { some_keys: true, ..Self::default() }
+    }
+
     /// The number of the next call.
-    pub(super) fn next_call(&self) -> usize {
+    pub fn next_call(&self) -> usize {
         self.calls.len()
     }
 
     /// A call begins; its number.
-    pub(super) fn begin(&mut self, asked: Asked) -> usize {
+    pub fn begin(&mut self, asked: Asked) -> usize {
         self.calls.push(Call { asked, known: self.known, told: None });
         self.calls.len() - 1
     }
 
     /// What a call is about.
-    pub(super) fn asked(&self, call: usize) -> &Asked {
+    pub fn asked(&self, call: usize) -> &Asked {
         &self.calls[call].asked
     }
 
     /// The caller is told.
-    pub(super) fn tell(&mut self, call: usize, told: Told) {
+    pub fn tell(&mut self, call: usize, told: Told) {
         let shown = match &told {
             Told::Written { revision, .. } | Told::Read { revision, .. } => *revision,
             Told::Conflict { modified, .. } => modified.unwrap_or(0),
-            Told::Deposed | Told::Nothing => 0,
+            Told::Got(found) => found.as_ref().map_or(0, |(revision, _)| *revision),
+            Told::Refused | Told::Deposed | Told::Nothing => 0,
         };
         self.known = self.known.max(shown);
         self.calls[call].told = Some(told);
     }
 
-    /// A member has published an event; all must publish the same.
-    pub(super) fn publish(&mut self, events: &[Event]) -> Result<(), String> {
+    /// A member has published events; all must publish the same.
+    pub fn publish(&mut self, events: &[Event]) -> Result<(), String> {
         for whole in events.chunk_by(|a, b| a.revision == b.revision) {
-            let revision = whole[0].revision.0;
-            let changes: Vec<Change> = whole.iter().map(Change::of).collect();
-            match self.changes.get(&revision) {
-                None => {
-                    self.changes.insert(revision, changes);
-                }
-                Some(known) if *known == changes => {}
-                Some(known) => {
-                    return Err(format!("revision {revision} is {changes:?} and {known:?}"));
-                }
-            }
+            self.happened(whole[0].revision.0, whole.iter().map(Change::of).collect())?;
         }
         Ok(())
     }
 
+    /// Somebody has been told of all changes at one revision; everybody must be
+    /// told the same.
+    pub fn happened(&mut self, revision: u64, changes: Vec<Change>) -> Result<(), String> {
+        // Only what is decided is told, so who asks from now on must see it.
+        self.known = self.known.max(revision);
+        match self.changes.get(&revision) {
+            None => {
+                self.changes.insert(revision, changes);
+                Ok(())
+            }
+            Some(known) if *known == changes => Ok(()),
+            Some(known) => Err(format!("revision {revision} is {changes:?} and {known:?}")),
+        }
+    }
+
     /// The newest revision published anywhere.
-    pub(super) fn newest(&self) -> u64 {
+    pub fn newest(&self) -> u64 {
         self.changes.last_key_value().map_or(0, |(revision, _)| *revision)
     }
 
     /// How many calls were told of an effect.
-    pub(super) fn acknowledged(&self) -> usize {
+    pub fn acknowledged(&self) -> usize {
         self.calls.iter().filter(|call| matches!(call.told, Some(Told::Written { .. }))).count()
     }
 
-    /// The changes after one revision and up to another, in order, of keys with
-    /// this prefix.
-    pub(super) fn between(&self, after: u64, to: u64, prefix: &str) -> Vec<(u64, Change)> {
-        (self.changes.range(after + 1..to + 1))
+    /// Checks one stretch of a watch: what it told of keys with this prefix
+    /// after one revision, until it had told of everything up to another.
+    pub fn check_watch(
+        &self,
+        prefix: &str,
+        after: u64,
+        to: u64,
+        told: &[(u64, Change)],
+    ) -> Result<(), String> {
+        let there_was: Vec<(u64, &Change)> = (self.changes.range(after + 1..to.max(after) + 1))
             .flat_map(|(revision, changes)| changes.iter().map(|change| (*revision, change)))
             .filter(|(_, change)| change.key.starts_with(prefix))
-            .map(|(revision, change)| (revision, change.clone()))
-            .collect()
+            .collect();
+        if told.iter().map(|(revision, change)| (*revision, change)).eq(there_was.iter().copied()) {
+            return Ok(());
+        }
+        Err(format!(
+            "a watch of {prefix:?} told {told:?} after {after} and up to {to}, there was {there_was:?}"
+        ))
     }
 
-    /// Checks everything, at the end of the run.
-    pub(super) fn check(&self) -> Result<(), String> {
-        for (revision, expected) in self.changes.keys().zip(1..) {
-            if *revision != expected {
-                return Err(format!("revision {expected} is missing"));
+    /// Checks all calls, at the end of the run.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.some_keys {
+            for (revision, expected) in self.changes.keys().zip(1..) {
+                if *revision != expected {
+                    return Err(format!("revision {expected} is missing"));
+                }
             }
         }
         let states = States::of(&self.changes);
@@ -175,8 +235,26 @@ impl History {
                         return wrong(format!("never so after revision {}", call.known));
                     }
                 }
+                (Asked::Write(txn), Some(Told::Refused)) => {
+                    if !states.ever_refused(&txn.compares, call.known) {
+                        return wrong(format!("all held at any time after {}", call.known));
+                    }
+                }
+                (Asked::Get(key), Some(Told::Got(found))) => {
+                    let modified = found.as_ref().map(|(revision, _)| *revision);
+                    if !states.ever(key, modified, call.known) {
+                        return wrong(format!("never so after revision {}", call.known));
+                    }
+                    if let Some((revision, value)) = found
+                        && states.last(key, *revision).and_then(|(_, value)| value.as_ref())
+                            != Some(value)
+                    {
+                        return wrong(format!("revision {revision} wrote another value"));
+                    }
+                }
                 (Asked::Read, Some(Told::Read { revision, entries })) => {
-                    if *revision < call.known || *revision > self.newest() {
+                    let future = !self.some_keys && *revision > self.newest();
+                    if *revision < call.known || future {
                         return wrong(format!("{} was known before it began", call.known));
                     }
                     if states.at(*revision) != *entries {
@@ -193,6 +271,10 @@ impl History {
                 "a deposed leader wrote: {:?}",
                 order.by_ref().collect::<Vec<_>>()
             ));
+        }
+        deleted.sort_unstable();
+        if let Some(twice) = deleted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("two calls were told of the deletion at revision {}", twice[0]));
         }
         self.check_owners(&deleted)
     }
@@ -279,7 +361,13 @@ impl History {
         let may = match &call.told {
             Some(Told::Written { revision: told, changed }) => *changed && *told == revision,
             Some(Told::Nothing) | None => revision > call.known,
-            Some(Told::Conflict { .. } | Told::Deposed | Told::Read { .. }) => false,
+            Some(
+                Told::Conflict { .. }
+                | Told::Refused
+                | Told::Deposed
+                | Told::Read { .. }
+                | Told::Got(_),
+            ) => false,
         };
         if may {
             Ok(number)
@@ -290,7 +378,8 @@ impl History {
 }
 
 impl Change {
-    pub(super) fn of(event: &Event) -> Self {
+    /// What an event of a watch says.
+    pub fn of(event: &Event) -> Self {
         Self {
             key: event.key().to_string(),
             value: event.entry.as_ref().map(|entry| entry.value.to_vec()),
@@ -342,13 +431,24 @@ impl States {
         self.last(key, revision).filter(|(_, value)| value.is_some()).map(|(at, _)| *at)
     }
 
+    /// When the key was written last, at `from` and after each later change.
+    fn since(&self, key: &str, from: u64) -> impl Iterator<Item = Option<u64>> {
+        let life = self.0.get(key).map_or(&[][..], Vec::as_slice);
+        let later = &life[life.partition_point(|(at, _)| *at <= from)..];
+        std::iter::once(self.modified(key, from))
+            .chain(later.iter().map(|(at, value)| value.is_some().then_some(*at)))
+    }
+
     /// Whether the key was so at some revision from `from` on.
     fn ever(&self, key: &str, modified: Option<u64>, from: u64) -> bool {
-        self.modified(key, from) == modified
-            || self.0.get(key).is_some_and(|life| {
-                life.iter()
-                    .any(|(at, value)| *at > from && modified == value.is_some().then_some(*at))
-            })
+        self.since(key, from).any(|was| was == modified)
+    }
+
+    /// Whether one of the conditions did not hold at some revision from `from` on.
+    fn ever_refused(&self, compares: &[Compare], from: u64) -> bool {
+        compares.iter().any(|compare| {
+            key_of(compare).is_some_and(|key| self.since(key, from).any(|was| !holds(compare, was)))
+        })
     }
 
     /// All live keys.
@@ -407,10 +507,20 @@ mod tests {
         history.check()
     }
 
+    /// One deletion of what was written, of which so many callers are told.
+    fn delete_told_to(history: &mut History, callers: usize) {
+        let delete = || Txn::default().write(Write::Delete(Key::from("a")));
+        let calls: Vec<_> = (0..callers).map(|_| history.begin(Asked::Write(delete()))).collect();
+        history.happened(3, vec![Change { key: "a".into(), value: None }]).unwrap();
+        for call in calls {
+            history.tell(call, Told::Written { revision: 3, changed: true });
+        }
+    }
+
     #[test]
     fn what_could_not_have_been_is_noticed() {
         type Case = (&'static str, fn(&mut History), bool);
-        let cases: [Case; 8] = [
+        let cases: [Case; 16] = [
             ("nothing more", |_| {}, true),
             (
                 "a read of the newest",
@@ -462,10 +572,97 @@ mod tests {
                 },
                 false,
             ),
+            ("a deletion that one call was told of", |history| delete_told_to(history, 1), true),
+            ("a deletion that two calls were told of", |history| delete_told_to(history, 2), false),
+            (
+                "a refusal for a reason",
+                |history| {
+                    let txn = put("a", 2).when(Compare::Unchanged(Key::from("a"), Revision(1)));
+                    let call = history.begin(Asked::Write(txn));
+                    history.tell(call, Told::Refused);
+                },
+                true,
+            ),
+            (
+                "a refusal for none",
+                |history| {
+                    let txn = put("a", 2).when(Compare::Unchanged(Key::from("a"), Revision(2)));
+                    let call = history.begin(Asked::Write(txn));
+                    history.tell(call, Told::Refused);
+                },
+                false,
+            ),
+            (
+                "the newest of one key",
+                |history| {
+                    let call = history.begin(Asked::Get("a".into()));
+                    history.tell(call, Told::Got(Some((2, b"1".to_vec()))));
+                },
+                true,
+            ),
+            (
+                "one key as it was before",
+                |history| {
+                    let call = history.begin(Asked::Get("a".into()));
+                    history.tell(call, Told::Got(Some((1, b"0".to_vec()))));
+                },
+                false,
+            ),
+            (
+                "a key that is there and is not found",
+                |history| {
+                    let call = history.begin(Asked::Get("a".into()));
+                    history.tell(call, Told::Got(None));
+                },
+                false,
+            ),
+            (
+                "a value that nobody wrote at that revision",
+                |history| {
+                    let call = history.begin(Asked::Get("a".into()));
+                    history.tell(call, Told::Got(Some((2, b"0".to_vec()))));
+                },
+                false,
+            ),
         ];
         for (name, after, expected) in cases {
             let found = written(after);
             assert_eq!(found.is_ok(), expected, "{name}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn watches_tell_everything_in_order_and_once() {
+        let mut history = History::of_some_keys();
+        let change = |key: &str, call: usize| Change {
+            key: key.into(),
+            value: Some(call.to_string().into_bytes()),
+        };
+        let all = [(3, change("a", 0)), (5, change("b", 1)), (6, change("a", 2))];
+        for (revision, change) in all.clone() {
+            history.happened(revision, vec![change]).unwrap();
+        }
+        let check = |prefix, after, to, told: &[(u64, Change)]| {
+            history.check_watch(prefix, after, to, told).is_ok()
+        };
+        assert!(check("", 2, 9, &all));
+        assert!(check("a", 0, 5, &all[..1]), "of some keys, up to some revision");
+        assert!(check("", 6, 6, &[]));
+        assert!(!check("", 2, 5, &all[..1]), "one is missing at the end");
+        assert!(!check("", 2, 6, &all[1..]), "one is missing at the beginning");
+        assert!(!check("", 3, 6, &all), "one is repeated");
+        let [first, second, third] = all.clone();
+        assert!(!check("", 2, 6, &[second, first, third]), "they are out of order");
+    }
+
+    #[test]
+    fn gaps_are_fine_only_where_some_keys_are_recorded() {
+        for (mut history, expected) in
+            [(History::default(), false), (History::of_some_keys(), true)]
+        {
+            history.begin(Asked::Write(put("a", 0)));
+            history.publish(&[event(2, "a", 0)]).unwrap();
+            assert_eq!(history.check().is_ok(), expected);
         }
     }
 
