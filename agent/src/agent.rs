@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::events::Recorder;
+use crate::eviction::Evictor;
 use crate::images::Images;
 use crate::images::ledger::Ledger;
 use crate::images::peers::ClusterPeers;
@@ -93,6 +94,7 @@ async fn run_on(
     let api_back = Arc::new(Notify::new());
     let reporting = node.clone().run(registered, health, api_back.clone(), cancel.clone());
     tasks.spawn(named("node", reporting));
+    let pressures = node.pressures();
     let (ips, allocatable, memory_bytes) =
         (node.ips.clone(), node.allocatable(), node.memory_bytes());
     let directory = Arc::new(Directory::default());
@@ -103,6 +105,14 @@ async fn run_on(
     let peers = ClusterPeers::new(client.clone(), &config.node_name, &config.server_ca_pem);
     let images = Images::new(runtime.clone()).with(Arc::new(peers), Ledger::open(&config.data_dir));
     tasks.spawn(named("images", images.clone().keep_room(cancel.clone())));
+    let evictor = Evictor::new(
+        config.clone(),
+        runtime.clone(),
+        images.clone(),
+        directory.clone(),
+        recorder.clone(),
+    );
+    tasks.spawn(named("evictor", evictor.run(pressures.clone(), cancel.clone())));
     let server = serve(
         &config,
         client.clone(),
@@ -160,6 +170,7 @@ async fn run_on(
         netns: daemon::foreign_netns(engine),
         least_oom_score: daemon::least_oom_score(engine),
         app_armor: daemon::enforces_app_armor(),
+        pressures,
         metrics,
         config,
     });

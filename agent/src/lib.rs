@@ -7,7 +7,8 @@
 //! in-memory twin; [`pod`] decides (`plan`, `status`) and acts (`apply`);
 //! [`probe`] asks containers how they are; [`volume`] lays out their files;
 //! [`network`] gives each pod an address; [`node`] reports the machine;
-//! [`server`] answers the API server's calls for logs and exec.
+//! [`eviction`] ends pods when it runs short; [`server`] answers the API
+//! server's calls for logs and exec.
 //!
 //! Left out: talking to other agents, and any store of its own. All state is
 //! in the API, in Docker's labels, and in files under the data directory.
@@ -17,6 +18,7 @@
 mod agent;
 mod config;
 pub mod events;
+pub mod eviction;
 pub mod images;
 mod join;
 pub mod metrics;

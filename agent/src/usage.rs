@@ -54,13 +54,13 @@ struct NodeUse {
 
 /// One container's counters.
 #[derive(Debug, Clone, PartialEq)]
-struct ContainerUse {
+pub(crate) struct ContainerUse {
     namespace: String,
     pod: String,
-    uid: String,
-    name: String,
+    pub(crate) uid: String,
+    pub(crate) name: String,
     started: Timestamp,
-    stats: Stats,
+    pub(crate) stats: Stats,
 }
 
 impl Meter {
@@ -74,6 +74,12 @@ impl Meter {
     }
 
     async fn read(&self) -> Result<Reading> {
+        let containers = self.containers().await?;
+        Ok(Reading { at: Timestamp::now(), node: NodeUse::read(), containers })
+    }
+
+    /// The counters of the containers that run.
+    pub(crate) async fn containers(&self) -> Result<Vec<ContainerUse>> {
         let containers = self.runtime.list(&self.wanted).await?;
         let running = containers.into_iter().filter_map(|container| match container.state {
             State::Running { started, .. }
@@ -83,13 +89,12 @@ impl Meter {
             }
             _ => None,
         });
-        let containers = futures::stream::iter(running)
+        Ok(futures::stream::iter(running)
             .map(|(container, started)| self.measure(container, started))
             .buffered(AT_ONCE)
             .filter_map(std::future::ready)
             .collect()
-            .await;
-        Ok(Reading { at: Timestamp::now(), node: NodeUse::read(), containers })
+            .await)
     }
 
     /// `None` for a container that has ended meanwhile.
@@ -342,7 +347,7 @@ mod tests {
             uid: "u".into(),
             name: name.into(),
             started: at(started),
-            stats: Stats { at: at(read), cpu_nanos, memory_bytes: 1000 },
+            stats: Stats { at: at(read), cpu_nanos, memory_bytes: 1000, processes: 1 },
         }
     }
 

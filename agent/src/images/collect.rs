@@ -90,16 +90,19 @@ impl Images {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(PERIOD) => {}
             }
-            let collected = async {
-                let root = self.runtime.version().await?.root_dir;
-                match Disk::of(Path::new(&root)) {
-                    Some(disk) => self.collect(disk, Timestamp::now()).await,
-                    None => Ok(0),
-                }
-            };
-            if let Err(error) = collected.await {
+            if let Err(error) = self.make_room().await {
                 warn!(%error, "cannot look for images to remove");
             }
+        }
+    }
+
+    /// Looks at the runtime's disk now and makes room if it is nearly full; how
+    /// many images went.
+    pub async fn make_room(&self) -> Result<usize, RuntimeError> {
+        let root = self.runtime.version().await?.root_dir;
+        match Disk::of(Path::new(&root)) {
+            Some(disk) => self.collect(disk, Timestamp::now()).await,
+            None => Ok(0),
         }
     }
 

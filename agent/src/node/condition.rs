@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
 
-use super::machine::Pressures;
+use super::pressure::Pressures;
 use crate::pod::status::seconds;
 
 /// The node's conditions, transition times kept where nothing changed.
@@ -20,19 +20,19 @@ pub(super) fn compute(
     vec![
         pressure(
             "MemoryPressure",
-            pressures.memory,
+            pressures.memory.is_some(),
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
         pressure(
             "DiskPressure",
-            pressures.disk,
+            pressures.disk.is_some(),
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
         pressure(
             "PIDPressure",
-            pressures.pids,
+            pressures.pids.is_some(),
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
@@ -125,6 +125,7 @@ pub(super) fn changes(
 
 #[cfg(test)]
 mod tests {
+    use super::super::pressure::{Kind, Shortage};
     use super::*;
 
     #[test]
@@ -152,7 +153,8 @@ mod tests {
     fn what_began_or_ceased_is_told() {
         let at = Timestamp::from_second(10).unwrap();
         let fine = compute(Pressures::default(), &[], &[], at);
-        let full = compute(Pressures { disk: true, ..Pressures::default() }, &[], &[], at);
+        let short = Shortage { kind: Kind::Disk, least: 2, left: 1 };
+        let full = compute(Pressures { disk: Some(short), ..Pressures::default() }, &[], &[], at);
         let down = compute(Pressures::default(), &["no network".into()], &[], at);
         let cases = [
             (&vec![], &fine, vec!["NodeReady"]),

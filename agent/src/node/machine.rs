@@ -1,26 +1,11 @@
-//! What the machine has and how much of it is left, from `/proc` and the file
-//! systems.
+//! What the machine has, from `/proc` and the file systems.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nix::sys::statvfs::statvfs;
-
-/// Below this much available memory the node is under pressure; the kubelet's
-/// own limit.
-const MEMORY_LEFT_BYTES: u64 = 100 << 20;
-/// Below this share of a disk, in percent, and below this many bytes. The share
-/// is the kubelet's own limit; alone it would call a terabyte disk full with a
-/// hundred gigabytes left.
-const DISK_LEFT_PERCENT: u64 = 10;
-const DISK_LEFT_BYTES: u64 = 5 << 30;
-/// Below this share of its inodes.
-const INODES_LEFT_PERCENT: u64 = 5;
-/// Below this share of process ids.
-const PIDS_LEFT_PERCENT: u64 = 5;
 
 /// The machine, as it was at the start.
 #[derive(Debug, Clone)]
@@ -36,14 +21,6 @@ pub struct Machine {
     pub(super) machine_id: String,
     pub(super) system_uuid: String,
     pub(super) kernel: String,
-}
-
-/// What runs short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Pressures {
-    pub(super) memory: bool,
-    pub(super) disk: bool,
-    pub(super) pids: bool,
 }
 
 impl Machine {
@@ -91,41 +68,6 @@ impl Machine {
             .extend(extended.iter().map(|(name, amount)| (name.clone(), Quantity(amount.clone()))));
         resources
     }
-
-    /// What runs short now. What cannot be read does not.
-    pub(super) fn pressures(&self, data_dir: &Path, runtime_dir: Option<&Path>) -> Pressures {
-        let memory = fs::read_to_string("/proc/meminfo")
-            .ok()
-            .and_then(|text| meminfo(&text, "MemAvailable"));
-        Pressures {
-            memory: memory.is_some_and(|left| left < MEMORY_LEFT_BYTES),
-            disk: [Some(data_dir), runtime_dir].into_iter().flatten().any(is_full),
-            pids: pids_left_percent().is_some_and(|left| left < PIDS_LEFT_PERCENT),
-        }
-    }
-}
-
-fn is_full(path: &Path) -> bool {
-    let Ok(disk) = statvfs(path) else { return false };
-    let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
-    is_short_of_bytes(bytes(disk.blocks_available()), bytes(disk.blocks()))
-        || is_below(disk.files_available(), disk.files(), INODES_LEFT_PERCENT)
-}
-
-fn is_short_of_bytes(left: u64, all: u64) -> bool {
-    left < DISK_LEFT_BYTES && is_below(left, all, DISK_LEFT_PERCENT)
-}
-
-fn is_below(left: u64, all: u64, percent: u64) -> bool {
-    all > 0 && left.saturating_mul(100) / all < percent
-}
-
-fn pids_left_percent() -> Option<u64> {
-    let most: u64 = fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
-    let load = fs::read_to_string("/proc/loadavg").ok()?;
-    // The fourth field is running/all.
-    let all: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
-    Some(most.saturating_sub(all) * 100 / most.max(1))
 }
 
 /// A line of `/proc/meminfo` in bytes.
@@ -162,22 +104,6 @@ fn huge_pages() -> BTreeMap<String, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_disk_is_full_when_both_share_and_bytes_say_so() {
-        const GIB: u64 = 1 << 30;
-        let cases = [
-            ("half empty", 10 * GIB, 20 * GIB, false),
-            ("a large disk with room", 20 * GIB, 1000 * GIB, false),
-            ("a large disk without", 4 * GIB, 1000 * GIB, true),
-            ("a small disk with room", 2 * GIB, 10 * GIB, false),
-            ("a small disk without", GIB / 2, 10 * GIB, true),
-            ("a file system that does not count", 0, 0, false),
-        ];
-        for (name, left, all, expected) in cases {
-            assert_eq!(is_short_of_bytes(left, all), expected, "{name}");
-        }
-    }
 
     #[test]
     fn meminfo_is_in_bytes() {

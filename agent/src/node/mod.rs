@@ -10,10 +10,12 @@ mod condition;
 mod features;
 mod lease;
 mod machine;
+mod pressure;
 mod register;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +45,7 @@ use skiff_client::chain;
 
 pub use machine::Machine;
 pub(crate) use machine::meminfo;
+pub use pressure::{Kind, Pressures, Shortage};
 
 /// How often the lease is renewed while it lasts, so that one lost renewal or
 /// two do not cost the node its pods.
@@ -77,6 +80,8 @@ pub struct NodeAgent {
     runtime: Arc<dyn Runtime>,
     recorder: Recorder,
     machine: Machine,
+    /// What ran short when the node was looked at last.
+    pressures_tx: watch::Sender<Pressures>,
     /// The node's addresses, the one that other nodes use first.
     pub ips: Vec<IpAddr>,
 }
@@ -91,7 +96,8 @@ impl NodeAgent {
     ) -> anyhow::Result<Self> {
         let ips = vec![address::node_ip(&config)?];
         let machine = Machine::read().context("cannot read what this machine has")?;
-        Ok(Self { config, client, runtime, recorder, machine, ips })
+        let pressures_tx = watch::Sender::default();
+        Ok(Self { config, client, runtime, recorder, machine, pressures_tx, ips })
     }
 
     /// What the node gives to pods.
@@ -102,6 +108,22 @@ impl NodeAgent {
     /// The machine's memory.
     pub fn memory_bytes(&self) -> u64 {
         self.machine.memory_bytes
+    }
+
+    /// What runs short: told when that changes and, while something does, every
+    /// time that the node is looked at, which is with every heartbeat.
+    pub fn pressures(&self) -> watch::Receiver<Pressures> {
+        self.pressures_tx.subscribe()
+    }
+
+    fn look_at_pressures(&self, runtime_dir: Option<&Path>) -> Pressures {
+        let now = Pressures::read(&self.config.data_dir, runtime_dir);
+        self.pressures_tx.send_if_modified(|known| {
+            let told = *known != now || now != Pressures::default();
+            *known = now;
+            told
+        });
+        now
     }
 
     /// Keeps lease and status current until cancelled. `registered` is the Node
@@ -223,8 +245,7 @@ impl NodeAgent {
 
     fn status(&self, facts: &Facts, problems: &[String], old: &[NodeCondition]) -> NodeStatus {
         let root = facts.version.as_ref().map(|version| version.root_dir.as_str());
-        let pressures =
-            self.machine.pressures(&self.config.data_dir, root.map(std::path::Path::new));
+        let pressures = self.look_at_pressures(root.map(Path::new));
         let resources = self.allocatable();
         let mut addresses: Vec<_> = self
             .ips

@@ -4,9 +4,13 @@
 //! its controller makes another. Only a pod that has nothing here yet is asked
 //! about; what runs goes on running.
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, Toleration};
 
 use super::model::spec;
+use super::plan::EVICTED;
+use super::resources::qos_class;
+use crate::eviction::rank::is_critical;
+use crate::node::Pressures;
 
 /// Why a pod may not run here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +43,23 @@ pub fn sysctl_name(name: &str) -> String {
     name.replace('/', ".")
 }
 
-/// Why `pod` may not run on this node; `None` if it may. `app_armor` tells
-/// whether the kernel enforces AppArmor profiles.
-pub fn refusal(pod: &Pod, app_armor: bool) -> Option<Refusal> {
+/// What a node says of itself to pods that come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Host {
+    /// Whether the kernel enforces AppArmor profiles.
+    pub app_armor: bool,
+    /// What runs short.
+    pub pressures: Pressures,
+}
+
+/// Why `pod` may not run on this node; `None` if it may.
+pub fn refusal(pod: &Pod, host: &Host) -> Option<Refusal> {
     let spec = spec(pod);
+    let conditions = host.pressures.conditions();
+    if !conditions.is_empty() && !is_critical(pod) && !endures(pod, &conditions) {
+        let message = format!("The node had condition: [{}]. ", conditions.join(" "));
+        return Some(Refusal { reason: EVICTED, message });
+    }
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
         let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
         return Some(Refusal { reason: "PodOSNotSupported", message });
@@ -71,11 +88,27 @@ pub fn refusal(pod: &Pod, app_armor: bool) -> Option<Refusal> {
             let own = container.security_context.as_ref();
             confines(own.and_then(|own| own.app_armor_profile.as_ref()))
         });
-    if confined && !app_armor {
+    if confined && !host.app_armor {
         let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
         return Some(Refusal { reason: "AppArmor", message });
     }
     None
+}
+
+/// Whether a pod may come although the node has these conditions: where only
+/// memory is short, one that has asked for some, or that tolerates it.
+fn endures(pod: &Pod, conditions: &[&str]) -> bool {
+    let tolerates = |one: &Toleration| {
+        let key = one.key.as_deref().unwrap_or_default();
+        let effect = one.effect.as_deref().unwrap_or_default();
+        matches!(key, "" | "node.kubernetes.io/memory-pressure")
+            && matches!(effect, "" | "NoSchedule")
+            && (one.operator.as_deref() == Some("Exists")
+                || (!key.is_empty() && one.value.as_deref().is_none_or(str::is_empty)))
+    };
+    conditions == ["MemoryPressure"]
+        && (qos_class(spec(pod)) != "BestEffort"
+            || spec(pod).tolerations.iter().flatten().any(tolerates))
 }
 
 #[cfg(test)]
@@ -84,6 +117,7 @@ mod tests {
 
     use super::super::testing::pod;
     use super::*;
+    use crate::node::{Kind, Shortage};
 
     #[test]
     fn what_the_node_cannot_keep_is_refused() {
@@ -129,11 +163,47 @@ mod tests {
             if spec.get("containers").is_none() {
                 spec["containers"] = json!([]);
             }
-            let found = refusal(&pod(spec.clone()), false);
+            let found = refusal(&pod(spec.clone()), &Host::default());
             let found = found.as_ref().map(|found| (found.reason, found.message.as_str()));
             assert_eq!(found, expected, "{spec}");
         }
         let armored = pod(json!({"containers": [], "securityContext": armor("RuntimeDefault")}));
-        assert_eq!(refusal(&armored, true), None);
+        assert_eq!(refusal(&armored, &Host { app_armor: true, ..Host::default() }), None);
+    }
+
+    #[test]
+    fn a_node_that_runs_short_takes_only_who_endures_it() {
+        let short = |kind| Some(Shortage { kind, least: 2, left: 1 });
+        let memory = Pressures { memory: short(Kind::Memory), ..Pressures::default() };
+        let both = Pressures { disk: short(Kind::Disk), ..memory };
+        let plain = || json!({"containers": [{"name": "a"}]});
+        let asks =
+            || json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1m"}}}]});
+        let tolerates = |key: &str| json!({"containers": [], "tolerations": [{"key": key, "operator": "Exists"}]});
+        let critical = || json!({"containers": [], "priority": 2_000_000_000});
+        let cases = [
+            ("nothing is short", plain(), Pressures::default(), None),
+            ("memory", plain(), memory, Some("The node had condition: [MemoryPressure]. ")),
+            ("it has asked for something", asks(), memory, None),
+            ("it tolerates", tolerates("node.kubernetes.io/memory-pressure"), memory, None),
+            (
+                "it tolerates something else",
+                tolerates("node.kubernetes.io/disk-pressure"),
+                memory,
+                Some("The node had condition: [MemoryPressure]. "),
+            ),
+            (
+                "disk too",
+                asks(),
+                both,
+                Some("The node had condition: [MemoryPressure DiskPressure]. "),
+            ),
+            ("critical", critical(), both, None),
+        ];
+        for (name, spec, pressures, expected) in cases {
+            let found = refusal(&pod(spec), &Host { pressures, ..Host::default() });
+            assert_eq!(found.as_ref().map(|found| found.message.as_str()), expected, "{name}");
+            assert!(found.is_none_or(|found| found.reason == "Evicted"));
+        }
     }
 }

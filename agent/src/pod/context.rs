@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::container::Owner;
 use super::manager::Directory;
@@ -18,6 +18,7 @@ use crate::events::Recorder;
 use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::network::{HostPort, PodNetwork};
+use crate::node::Pressures;
 use crate::probe::Probes;
 use crate::runtime::Runtime;
 use skiff_client::chain;
@@ -92,6 +93,8 @@ pub struct Context {
     pub least_oom_score: i64,
     /// Whether the kernel enforces AppArmor profiles.
     pub app_armor: bool,
+    /// What the node runs short of.
+    pub pressures: watch::Receiver<Pressures>,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -27,6 +27,8 @@ pub struct Inbox {
 pub(super) struct News {
     pub(super) pod: Option<Arc<Pod>>,
     pub(super) gone: bool,
+    /// Why the node cannot keep the pod.
+    pub(super) evicted: Option<String>,
     /// What the API has as the mirror of a static pod.
     pub(super) mirror: Option<Option<Arc<Pod>>>,
     /// All containers of the pod, after a list.
@@ -59,6 +61,11 @@ impl Inbox {
     /// The API has no such pod any more.
     pub fn gone(&self) {
         self.tell(|news| news.gone = true);
+    }
+
+    /// The node cannot keep the pod.
+    pub(super) fn evict(&self, message: String) {
+        self.tell(|news| news.evicted = Some(message));
     }
 
     /// The mirror of a static pod, as the API has it now.

@@ -27,12 +27,15 @@ use super::inbox::Inbox;
 use super::model::{Health, uid};
 use super::static_pods::{Folder, mirrored};
 use super::worker::Worker;
+use crate::eviction::limits;
 use crate::runtime::{Container, Event, EventKind, RuntimeError, labels};
 
 /// The inboxes of all workers, by pod UID.
 #[derive(Default)]
 pub struct Directory {
     inboxes: Mutex<BTreeMap<String, Arc<Inbox>>>,
+    /// Told of pods with limits on their use of disk.
+    limited: Notify,
 }
 
 impl Directory {
@@ -60,6 +63,18 @@ impl Directory {
         for inbox in self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).values() {
             inbox.room_changed();
         }
+    }
+
+    /// The pod has to go from this node, for the reason in `message`.
+    pub fn evict(&self, uid: &str, message: String) {
+        if let Some(inbox) = self.get(uid) {
+            inbox.evict(message);
+        }
+    }
+
+    /// Waits until a pod comes or changes whose use of disk is limited.
+    pub async fn limited_pod_came(&self) {
+        self.limited.notified().await;
     }
 
     /// The pods that have a worker.
@@ -342,6 +357,9 @@ impl Manager {
     /// Hands the pod to its worker, starting one if there is none.
     fn ensure(&mut self, pod: Pod) {
         let uid = uid(&pod).to_owned();
+        if limits::asks(&pod) {
+            self.directory.limited.notify_one();
+        }
         let pod = Arc::new(pod);
         match self.directory.get(&uid) {
             Some(inbox) => inbox.pod(pod),

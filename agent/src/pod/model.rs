@@ -34,6 +34,8 @@ pub struct Observed {
     pub health: BTreeMap<String, Health>,
     /// Why the pod may not run on this node.
     pub refused: Option<Refusal>,
+    /// Why the node could not keep the pod.
+    pub evicted: Option<String>,
     /// Why a resize that the spec asks for has to wait.
     pub resize_pending: Option<Pending>,
     /// Why the last try to change the limits of a container failed.

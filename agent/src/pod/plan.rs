@@ -94,15 +94,20 @@ pub enum Outcome {
     DeadlineExceeded,
     /// This node did not take it.
     Refused,
+    /// This node could not keep it.
+    Evicted,
 }
+
+/// The reason in the status of a pod that was evicted.
+pub const EVICTED: &str = "Evicted";
 
 /// What to do for `pod`. `gone` says that its object is no longer in the API.
 pub fn plan_pod(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Plan {
     if gone || pod.metadata.deletion_timestamp.is_some() {
         return plan_end(pod, gone, observed, now);
     }
-    if outcome(pod, observed, now).is_some() {
-        return plan_finished(pod, observed, now);
+    if let Some(outcome) = outcome(pod, observed, now) {
+        return plan_finished(pod, outcome, observed, now);
     }
     let mut plan = plan_run(pod, observed, now);
     if let Some(due) = deadline_of(pod) {
@@ -118,14 +123,18 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
     match status.and_then(|status| status.phase.as_deref()) {
         Some("Succeeded") => return Some(Outcome::Succeeded),
         Some("Failed") => {
-            let reason = status.and_then(|status| status.reason.as_deref());
-            return Some(if reason == Some("DeadlineExceeded") {
-                Outcome::DeadlineExceeded
-            } else {
-                Outcome::Failed
+            return Some(match status.and_then(|status| status.reason.as_deref()) {
+                Some("DeadlineExceeded") => Outcome::DeadlineExceeded,
+                Some(EVICTED) => Outcome::Evicted,
+                _ => Outcome::Failed,
             });
         }
         _ => {}
+    }
+    // An agent that was told so before a restart has left it in the status.
+    let told = status.and_then(|status| status.reason.as_deref()) == Some(EVICTED);
+    if told || observed.evicted.is_some() {
+        return Some(Outcome::Evicted);
     }
     if observed.refused.is_some() {
         return Some(Outcome::Refused);

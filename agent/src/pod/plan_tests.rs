@@ -470,3 +470,34 @@ fn a_pod_without_an_object_is_removed_and_not_deleted() {
         assert_eq!(short(&plan_pod(&pod(one()), true, &observed, at(1000))), expected, "{name}");
     }
 }
+
+#[test]
+fn an_evicted_pod_stops_soon_and_is_removed_once_its_status_is_known() {
+    let spec = || json!({"containers": [{"name": "a"}], "terminationGracePeriodSeconds": 60});
+    let evicted = |containers| Observed { evicted: Some("why".into()), ..observed(containers) };
+    let running = || evicted(vec![sandbox(0, true), container("a", 0, RUN)]);
+    let ended = || evicted(vec![sandbox(0, true), container("a", 0, exited(143, 900))]);
+    let mut starting = running();
+    starting.busy.insert("b".into(), Work::Starting);
+    check(vec![
+        ("it is told to stop", spec(), running(), &["stop a 1s"], None),
+        ("what starts is dropped", spec(), starting, &["abandon"], None),
+        ("its network goes", spec(), ended(), &["release"], None),
+    ]);
+    let failed = |reason: &str| {
+        let mut pod = pod(spec());
+        let status = json!({"phase": "Failed", "reason": reason});
+        pod.status = serde_json::from_value(status).unwrap();
+        pod
+    };
+    let plan = |pod: &Pod, observed: &Observed| short(&plan_pod(pod, false, observed, at(1000)));
+    assert_eq!(plan(&failed("Evicted"), &ended()), ["clean"]);
+    assert_eq!(plan(&failed("Evicted"), &Observed { cleaned: true, ..ended() }), [""; 0]);
+    assert_eq!(plan(&failed("Error"), &observed(vec![])), [""; 0], "others keep their containers");
+    // The agent was restarted between the decision and the end.
+    let mut told = pod(spec());
+    let status = json!({"phase": "Running", "reason": "Evicted"});
+    told.status = serde_json::from_value(status).unwrap();
+    let known = observed(vec![sandbox(0, true), container("a", 0, RUN)]);
+    assert_eq!(plan(&told, &known), ["stop a 1s"]);
+}

@@ -17,6 +17,9 @@ const MIN_CPU_SHARES: i64 = 2;
 /// The largest, cgroup version 1's limit.
 const MAX_CPU_SHARES: i64 = 262_144;
 
+/// From this priority on a pod is what the cluster rests on.
+pub const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+
 /// Reads an amount. What the API let through is a quantity; anything else
 /// counts as none.
 pub fn parse(quantity: &Quantity) -> Option<Amount> {
@@ -131,7 +134,7 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
 /// How readily the kernel kills the container when memory is short: last what
 /// got what it asked for, first what asked for nothing.
 pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory_bytes: u64) -> i64 {
-    if spec.priority.is_some_and(|priority| priority >= 2_000_000_000) {
+    if spec.priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL) {
         return -997;
     }
     match qos_class(spec) {

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::model::{
     Attempt, Failure, Observed, PULL_ERROR_SHOWN, as_container, is_sidecar, spec, uid,
 };
-use super::plan::{Outcome, is_pull, outcome};
+use super::plan::{EVICTED, Outcome, is_pull, outcome};
 use super::resize::other_limits;
 use super::resources::qos_class;
 use super::restart::restarts;
@@ -70,6 +70,9 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
             ),
             None => (old.reason.clone(), old.message.clone()),
         },
+        Some(Outcome::Evicted) => {
+            (Some(EVICTED.to_owned()), observed.evicted.clone().or_else(|| old.message.clone()))
+        }
         _ => (old.reason.clone(), old.message.clone()),
     };
     PodStatus {
@@ -112,9 +115,12 @@ impl View<'_> {
         if !running && self.observed.busy.is_empty() {
             match self.ended {
                 Some(Outcome::Succeeded) => return "Succeeded",
-                Some(Outcome::Failed | Outcome::DeadlineExceeded | Outcome::Refused) => {
-                    return "Failed";
-                }
+                Some(
+                    Outcome::Failed
+                    | Outcome::DeadlineExceeded
+                    | Outcome::Refused
+                    | Outcome::Evicted,
+                ) => return "Failed",
                 // A deleted pod ends as its containers did.
                 None if deleting && !self.observed.containers.is_empty() => {
                     let names = spec(self.pod).containers.iter().map(|container| &container.name);
@@ -192,6 +198,10 @@ impl View<'_> {
         if let Some(pending) = &self.observed.resize_pending {
             let verdict = Verdict::because(true, pending.reason, pending.message.clone());
             verdicts.push((RESIZE_PENDING, verdict));
+        }
+        if let Some(message) = &self.observed.evicted {
+            let verdict = Verdict::because(true, "TerminationByKubelet", message.clone());
+            verdicts.push(("DisruptionTarget", verdict));
         }
         verdicts.extend(self.resize_in_progress().map(|verdict| (RESIZE_IN_PROGRESS, verdict)));
         let verdicts = verdicts.into_iter();

@@ -2,6 +2,7 @@
 //! an API in memory, on the in-memory runtime and on Docker.
 
 mod changes;
+mod eviction;
 mod faults;
 mod static_pods;
 
@@ -24,9 +25,11 @@ use super::objects::Objects;
 use super::static_pods::Folder;
 use crate::config::Config;
 use crate::events::Recorder;
+use crate::eviction::Evictor;
 use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::network::HostPort;
+use crate::node::Pressures;
 use crate::probe::Probes;
 use crate::runtime::docker::Docker;
 use crate::runtime::memory::Memory;
@@ -69,6 +72,8 @@ struct TestNode<R> {
     api: FakeApi,
     runtime: Arc<R>,
     cables: Arc<Cables>,
+    /// What the node runs short of.
+    pressures: watch::Sender<Pressures>,
     dir: tempfile::TempDir,
     agent: Option<(CancellationToken, JoinSet<()>)>,
 }
@@ -79,8 +84,14 @@ impl<R: Runtime> TestNode<R> {
     async fn new(runtime: Arc<R>) -> Self {
         sandbox_image::ensure(runtime.as_ref()).await.unwrap();
         let (api, cables) = (FakeApi::new(), Arc::default());
-        let mut node =
-            Self { api, runtime, cables, dir: tempfile::tempdir().unwrap(), agent: None };
+        let mut node = Self {
+            api,
+            runtime,
+            cables,
+            pressures: watch::Sender::default(),
+            dir: tempfile::tempdir().unwrap(),
+            agent: None,
+        };
         node.start();
         node
     }
@@ -110,12 +121,21 @@ impl<R: Runtime> TestNode<R> {
         let (probes, probing) =
             Probes::new(runtime.clone(), recorder.clone(), report, cancel.clone());
         tasks.spawn(probing);
+        let images = Images::new(runtime.clone());
+        let evictor = Evictor::new(
+            self.config(),
+            runtime.clone(),
+            images.clone(),
+            directory.clone(),
+            recorder.clone(),
+        );
+        tasks.spawn(evictor.run(self.pressures.subscribe(), cancel.clone()));
         let ctx = Arc::new(Context {
             config: self.config(),
             client,
             runtime: runtime.clone(),
             network: self.cables.clone(),
-            images: Images::new(runtime),
+            images,
             pods: directory.clone(),
             objects,
             recorder,
@@ -128,6 +148,7 @@ impl<R: Runtime> TestNode<R> {
             netns: None,
             least_oom_score: crate::runtime::daemon::least_oom_score(None),
             app_armor: false,
+            pressures: self.pressures.subscribe(),
             metrics: Metrics::new().unwrap(),
         });
         let (runtime_tx, _) = watch::channel(None);
@@ -185,13 +206,18 @@ impl<R: Runtime> TestNode<R> {
     }
 
     async fn until_empty(&self) {
+        self.until_count(0).await;
+    }
+
+    /// Waits until there are so many containers, sandboxes counted.
+    async fn until_count(&self, count: usize) {
         for _ in 0..2000 {
-            if self.containers().await.is_empty() {
+            if self.containers().await.len() == count {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("containers left: {:?}", self.containers().await);
+        panic!("not {count} containers: {:?}", self.containers().await);
     }
 
     async fn app(&self, name: &str) -> crate::runtime::Container {

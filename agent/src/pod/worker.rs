@@ -22,13 +22,13 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::admit::{Refusal, refusal};
+use super::admit::{Host, Refusal, refusal};
 use super::api::Tokens;
 use super::apply;
 use super::context::Context;
 use super::inbox::Inbox;
 use super::model::{Attempt, Health, Observed, back_off, uid};
-use super::plan::plan_pod;
+use super::plan::{EVICTED, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
 use crate::events::Severity;
@@ -109,7 +109,8 @@ impl Worker {
             .as_ref()
             .is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"));
         if !gone && !begun && observed.sandbox.is_none() {
-            observed.refused = refusal(&pod, ctx.app_armor);
+            let pressures = *ctx.pressures.borrow();
+            observed.refused = refusal(&pod, &Host { app_armor: ctx.app_armor, pressures });
         }
         if let Some(Refusal { reason, message }) = &observed.refused {
             ctx.recorder.pod(&pod, None, Severity::Warning, reason, message.clone());
@@ -242,6 +243,12 @@ impl Worker {
             self.pod = pod;
         }
         self.gone |= news.gone;
+        if let Some(message) = news.evicted
+            && self.observed.evicted.is_none()
+        {
+            self.ctx.recorder.pod(&self.pod, None, Severity::Warning, EVICTED, message.clone());
+            self.observed.evicted = Some(message);
+        }
         if let Some(mirror) = news.mirror {
             self.take_mirror(mirror);
         }
@@ -285,6 +292,7 @@ impl Worker {
         fresh.resize_failures = std::mem::take(&mut self.observed.resize_failures);
         fresh.setup_failure = self.observed.setup_failure.take();
         fresh.refused = self.observed.refused.take();
+        fresh.evicted = self.observed.evicted.take();
         fresh.cleaned = self.observed.cleaned;
         fresh.ending_since = self.observed.ending_since;
         if fresh.sandbox.as_ref().map(Attempt::id)

@@ -85,6 +85,9 @@ async fn life(fixture: &Fixture) {
     let running = runtime.inspect(&created.name).await.expect("also found by name");
     assert!(matches!(running.state, State::Running { pid, .. } if pid > 0), "{:?}", running.state);
     assert_eq!(runtime.list(&fixture.labels).await.unwrap().len(), 1);
+    assert!(runtime.stats(&id).await.unwrap().processes > 0);
+    let used = runtime.disk_use(&id).await.unwrap();
+    assert!(used.layer_bytes + used.log_bytes < 1 << 20, "it wrote nothing: {used:?}");
 
     runtime.stop(&id, Duration::from_secs(10)).await.unwrap();
     runtime.stop(&id, Duration::from_secs(10)).await.expect("stopping twice is fine");
@@ -125,6 +128,7 @@ async fn refusals(fixture: &Fixture) {
         matches!(runtime.exec(&id, &command).await, Err(RuntimeError::Conflict(_))),
         "it does not run"
     );
+    assert!(matches!(runtime.disk_use("none").await, Err(RuntimeError::NotFound(_))));
     assert!(matches!(runtime.start("none").await, Err(RuntimeError::NotFound(_))));
     runtime.stop("none", Duration::ZERO).await.expect("what is not there is stopped");
     fixture.clean().await;

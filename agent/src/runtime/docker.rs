@@ -9,7 +9,7 @@
 //! not hang the agent.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,9 +26,9 @@ use tokio::sync::OnceCell;
 
 use super::docker_convert as convert;
 use super::{
-    AttachOptions, Container, ContainerSpec, Credentials, Event, ExecOptions, Image, Limits,
-    LogOptions, Output, Result, Runtime, RuntimeError, Session, Stats, Tar, Terminal, TerminalSize,
-    Version,
+    AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, ExecOptions, Image,
+    Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, Stats, Tar, Terminal,
+    TerminalSize, Version,
 };
 
 /// How long one call may take, except those that wait for a container.
@@ -339,6 +339,33 @@ impl Runtime for Docker {
         let read = read.ok_or_else(|| RuntimeError::NotFound(format!("{id} has no statistics")))?;
         Ok(convert::stats(&read, Timestamp::now()))
     }
+
+    async fn disk_use(&self, id: &str) -> Result<DiskUse> {
+        let options = query::InspectContainerOptionsBuilder::new().size(true).build();
+        let found = self.client().await?.inspect_container(id, Some(options)).await;
+        let found = found.map_err(from_docker)?;
+        let log = found.log_path.unwrap_or_default();
+        // No log yet, or none that we may see, counts as an empty one.
+        let log_bytes = tokio::task::spawn_blocking(move || log_bytes(Path::new(&log)));
+        Ok(DiskUse {
+            layer_bytes: found.size_rw.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
+            log_bytes: log_bytes.await.ok().and_then(std::io::Result::ok).unwrap_or_default(),
+        })
+    }
+}
+
+/// The sizes of a log file and of its rotated predecessors, which carry its
+/// name with a suffix.
+fn log_bytes(log: &Path) -> std::io::Result<u64> {
+    let (Some(dir), Some(name)) = (log.parent(), log.file_name()) else { return Ok(0) };
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(name.as_encoded_bytes()) {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
 }
 
 fn label_filter(labels: &BTreeMap<String, String>) -> HashMap<String, Vec<String>> {

@@ -220,6 +220,7 @@ pub(super) fn stats(read: &ContainerStatsResponse, at: Timestamp) -> Stats {
         at,
         cpu_nanos: cpu.unwrap_or_default(),
         memory_bytes: usage.saturating_sub(inactive.copied().unwrap_or_default()),
+        processes: read.pids_stats.as_ref().and_then(|pids| pids.current).unwrap_or_default(),
     }
 }
 

@@ -17,8 +17,8 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::{
-    AttachOptions, Container, ContainerSpec, Credentials, Event, EventKind, ExecOptions, Image,
-    Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, State, Stats, Tar,
+    AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, EventKind, ExecOptions,
+    Image, Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, State, Stats, Tar,
     Terminal, TerminalSize, Version,
 };
 
@@ -41,6 +41,8 @@ struct Inner {
     exec_codes: BTreeMap<String, i64>,
     failing_starts: BTreeMap<String, String>,
     failing_updates: Option<String>,
+    memory_use: BTreeMap<String, u64>,
+    disk_use: BTreeMap<String, DiskUse>,
     calls: Vec<String>,
     down: bool,
     next: u64,
@@ -93,6 +95,16 @@ impl Memory {
     /// Makes changes of limits fail, or succeed again.
     pub fn fail_updates(&self, message: Option<&str>) {
         self.lock().failing_updates = message.map(str::to_owned);
+    }
+
+    /// Sets how much memory a container uses, in bytes.
+    pub fn set_memory_use(&self, id: &str, bytes: u64) {
+        self.lock().memory_use.insert(id.into(), bytes);
+    }
+
+    /// Sets what a container takes of the disk.
+    pub fn set_disk_use(&self, id: &str, used: DiskUse) {
+        self.lock().disk_use.insert(id.into(), used);
     }
 
     /// Takes the runtime down, or brings it back.
@@ -438,8 +450,16 @@ impl Runtime for Memory {
     }
 
     async fn stats(&self, id: &str) -> Result<Stats> {
-        self.up("stats", id)?.find_running(id)?;
-        Ok(Stats { at: Timestamp::now(), cpu_nanos: 0, memory_bytes: 0 })
+        let inner = self.up("stats", id)?;
+        let container = inner.find_running(id)?;
+        let memory_bytes = inner.memory_use.get(&container.id).copied().unwrap_or(0);
+        Ok(Stats { at: Timestamp::now(), cpu_nanos: 0, memory_bytes, processes: 1 })
+    }
+
+    async fn disk_use(&self, id: &str) -> Result<DiskUse> {
+        let inner = self.up("disk_use", id)?;
+        let id = &inner.find(id)?.id;
+        Ok(inner.disk_use.get(id).copied().unwrap_or_default())
     }
 }
 

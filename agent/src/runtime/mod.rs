@@ -140,6 +140,10 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Resource use of a running container.
     async fn stats(&self, id: &str) -> Result<Stats>;
+
+    /// What a container takes of the disk. Its files are counted for this, so
+    /// it is not to be asked often.
+    async fn disk_use(&self, id: &str) -> Result<DiskUse>;
 }
 
 /// A tar of images on its way.
@@ -464,4 +468,15 @@ pub struct Stats {
     pub cpu_nanos: u64,
     /// Memory in use without reclaimable cache, in bytes.
     pub memory_bytes: u64,
+    /// How many processes and threads there are.
+    pub processes: u64,
+}
+
+/// What a container takes of the disk beside its image, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskUse {
+    /// What it wrote over its image.
+    pub layer_bytes: u64,
+    /// What is kept of its output.
+    pub log_bytes: u64,
 }

@@ -88,6 +88,11 @@ pub struct Prepared {
     pub read_only: bool,
 }
 
+/// The folder of a volume that is the pod's own.
+pub(crate) fn folder_of(pod_dir: &Path, volume: &str) -> PathBuf {
+    pod_dir.join("volumes").join(volume)
+}
+
 /// Lays out all volumes of `pod`.
 pub async fn prepare(
     pod: &Pod,
@@ -116,7 +121,7 @@ async fn prepare_one(
     lookup: &dyn Lookup,
     renew_at: &mut Option<Timestamp>,
 ) -> Result<Prepared, String> {
-    let dir = pod_dir.join("volumes").join(&volume.name);
+    let dir = folder_of(pod_dir, &volume.name);
     let text = |error: std::io::Error| error.to_string();
     if let Some(empty) = &volume.empty_dir {
         let in_memory = empty.medium.as_deref() == Some("Memory");

@@ -7,10 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::super::model::{Attempt, Observed, Work, is_sidecar, spec};
-use super::{Action, Plan};
+use super::{Action, Outcome, Plan};
 
 /// Grace period of a pod whose object vanished without one.
 const GONE_GRACE: Duration = Duration::from_secs(1);
+/// Grace period of a pod whose node is short of something; upstream's own.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// Grace period where the spec has none.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 
@@ -45,13 +47,30 @@ pub(super) fn plan_end(pod: &Pod, gone: bool, observed: &Observed, now: Timestam
     plan
 }
 
-/// The pod ended by itself: stop what still runs beside it, keep what is left
-/// for its logs.
-pub(super) fn plan_finished(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
+/// The pod has ended but its object stays: stop what still runs, keep what is
+/// left for its logs. An evicted pod keeps nothing, for its place is wanted;
+/// but its last status has to be with the API before that goes.
+pub(super) fn plan_finished(
+    pod: &Pod,
+    outcome: Outcome,
+    observed: &Observed,
+    now: Timestamp,
+) -> Plan {
     let mut plan = Plan::default();
-    let grace = spec_grace(pod);
+    let evicted = outcome == Outcome::Evicted;
+    if evicted && observed.busy.values().any(|work| *work == Work::Starting) {
+        plan.actions.push(Action::Abandon);
+        return plan;
+    }
+    let grace = if evicted { EVICTION_GRACE.min(spec_grace(pod)) } else { spec_grace(pod) };
     stop_all(pod, grace, "", observed, now, &mut plan);
-    if plan.actions.is_empty() && observed.busy.is_empty() && observed.sandbox.is_some() {
+    if !plan.actions.is_empty() || !observed.busy.is_empty() || observed.cleaned {
+        return plan;
+    }
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if evicted && phase == Some("Failed") {
+        plan.actions.push(Action::CleanUp);
+    } else if observed.sandbox.is_some() {
         plan.actions.push(Action::ReleaseSandbox);
     }
     plan

@@ -1,0 +1,162 @@
+//! Eviction: what a node that runs short of something takes from its pods, and
+//! what becomes of a pod that leaves more on the disk than it may.
+//!
+//! [`rank`] decides who goes first and [`limits`] who is beyond a limit; both
+//! are pure. The [`Evictor`] measures and tells the pod's worker, whose plan
+//! ends the pod. Whether something runs short is not looked at here: the node
+//! is, with every heartbeat and for its conditions, and this acts on what was
+//! seen. One pod goes at a time, and the next is chosen when the node has been
+//! looked at again.
+//!
+//! Before a pod goes for want of disk, images go that Skiff brought and nobody
+//! uses. Limits are measured rarely, by a timer that stands still while no pod
+//! has any.
+//!
+//! Left out: soft thresholds with grace periods of their own.
+
+pub mod limits;
+mod measure;
+pub mod rank;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::config::Config;
+use crate::events::{Recorder, Severity};
+use crate::images::Images;
+use crate::node::{Kind, Pressures, Shortage};
+use crate::pod::manager::Directory;
+use crate::pod::model::uid;
+use crate::runtime::{Result, Runtime};
+use crate::usage::Meter;
+
+/// The least time between two looks at what limited pods left on the disk.
+const PERIOD: Duration = Duration::from_secs(15);
+/// How many times as long as a look took the next one has to wait, so that
+/// folders of a million files do not keep the disk busy.
+const REST: u32 = 20;
+/// How long a pod that was told to go may take until another one is chosen;
+/// upstream's own figure.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Evicts pods of one node.
+pub struct Evictor {
+    config: Config,
+    runtime: Arc<dyn Runtime>,
+    meter: Meter,
+    images: Images,
+    directory: Arc<Directory>,
+    recorder: Recorder,
+    /// The UID of the pod that was told to go last, and when.
+    going: Option<(String, Instant)>,
+}
+
+impl Evictor {
+    /// An evictor of the pods in `directory`.
+    pub fn new(
+        config: Config,
+        runtime: Arc<dyn Runtime>,
+        images: Images,
+        directory: Arc<Directory>,
+        recorder: Recorder,
+    ) -> Self {
+        let meter = Meter::new(runtime.clone(), &config.instance, &config.node_name);
+        Self { config, runtime, meter, images, directory, recorder, going: None }
+    }
+
+    /// Works until cancelled. `pressures` is told of every look at the node
+    /// while something runs short.
+    pub async fn run(
+        mut self,
+        mut pressures: watch::Receiver<Pressures>,
+        cancel: CancellationToken,
+    ) {
+        let mut due: Option<Instant> = None;
+        loop {
+            let measure = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                Ok(()) = pressures.changed() => {
+                    let short = pressures.borrow_and_update().all().next();
+                    if let Some(short) = short && let Err(error) = self.relieve(&short).await {
+                        warn!(%error, "cannot tell which pod has to go");
+                    }
+                }
+                () = self.directory.limited_pod_came() => {
+                    due.get_or_insert(Instant::now() + PERIOD);
+                }
+                () = measure => {
+                    let begun = Instant::now();
+                    let again = self.check_limits().await.unwrap_or_else(|error| {
+                        warn!(%error, "limits on the use of disk are not looked after");
+                        true
+                    });
+                    let wait = PERIOD.max(begun.elapsed() * REST);
+                    due = again.then(|| Instant::now() + wait);
+                }
+            }
+        }
+    }
+
+    /// Takes from images, or from the pod whose turn it is.
+    async fn relieve(&mut self, short: &Shortage) -> Result<()> {
+        let is_disk = matches!(short.kind, Kind::Disk | Kind::Inodes);
+        if self.is_one_going() || (is_disk && self.images.make_room().await? > 0) {
+            return Ok(());
+        }
+        let mut node = Node::default();
+        node.metadata.name = Some(self.config.node_name.clone());
+        let message = format!("Attempting to reclaim {}", short.kind.resource());
+        self.recorder.node(&node, Severity::Warning, "EvictionThresholdMet", message);
+        let pods = self.directory.pods();
+        let uses = if is_disk {
+            measure::disk(self.runtime.as_ref(), &self.config, &pods, short.kind).await?
+        } else {
+            measure::running(&self.meter, short.kind).await?
+        };
+        if let Some(pod) = rank::victim(short.kind, &pods, &uses) {
+            let used = uses.get(uid(pod)).cloned().unwrap_or_default();
+            self.evict(pod, rank::message(short, pod, &used));
+        }
+        Ok(())
+    }
+
+    /// Whether the last one is still on its way.
+    fn is_one_going(&self) -> bool {
+        let Some((going, since)) = &self.going else { return false };
+        since.elapsed() < PATIENCE
+            && self.directory.pods().iter().any(|pod| uid(pod) == going && rank::is_candidate(pod))
+    }
+
+    /// Evicts the pods that are beyond a limit. Whether some pod has limits.
+    async fn check_limits(&mut self) -> Result<bool> {
+        let mut pods = self.directory.pods();
+        pods.retain(|pod| limits::asks(pod));
+        if pods.is_empty() {
+            return Ok(false);
+        }
+        let uses = measure::disk(self.runtime.as_ref(), &self.config, &pods, Kind::Disk).await?;
+        for pod in &pods {
+            if let Some(message) = uses.get(uid(pod)).and_then(|used| limits::exceeded(pod, used)) {
+                self.evict(pod, message);
+            }
+        }
+        Ok(true)
+    }
+
+    fn evict(&mut self, pod: &Pod, message: String) {
+        self.going = Some((uid(pod).to_owned(), Instant::now()));
+        self.directory.evict(uid(pod), message);
+    }
+}
