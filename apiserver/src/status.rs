@@ -330,7 +330,14 @@ impl From<StoreError> for ApiError {
             }
             StoreError::Unavailable(why) => {
                 tracing::warn!(why, "store unavailable");
-                Self::timeout("the store has no quorum, try again")
+                let mut error = Self::timeout("the store has no quorum, try again");
+                // Nodes that read this move to another master.
+                error.causes = vec![Cause {
+                    reason: "NoQuorum",
+                    message: "another master may have one".to_owned(),
+                    field: String::new(),
+                }];
+                error
             }
             StoreError::Closed | StoreError::Removed => {
                 Self::unavailable("apiserver is shutting down")
@@ -344,7 +351,7 @@ impl From<StoreError> for ApiError {
                 tracing::error!(why, "the store refused a transaction");
                 Self::internal("the write was refused by the store")
             }
-            StoreError::Disk(why) | StoreError::Locked(why) => {
+            StoreError::Disk(why) | StoreError::Damaged(why) | StoreError::Locked(why) => {
                 tracing::error!(why, "the store's disk failed");
                 Self::internal("the store failed")
             }

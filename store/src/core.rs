@@ -305,7 +305,7 @@ impl<L: LogStore> Core<L> {
             return Ok(());
         }
         let batch = wire::decode_batch(&entry.data, &self.sealer)
-            .map_err(|error| StoreError::Disk(format!("log entry {}: {error}", entry.index)))?;
+            .map_err(|error| StoreError::Damaged(format!("log entry {}: {error}", entry.index)))?;
         let mut tickets = self.proposals.committed(batch.origin, batch.seq).into_iter();
         for txn in batch.txns {
             let answer = apply_txn(&mut self.machine, txn, entry.term).map(|outcome| {
@@ -453,5 +453,8 @@ impl<L: LogStore, O: Outside> Turn<L> for Effects<'_, O> {
 }
 
 fn fatal(error: LogError) -> StoreError {
-    StoreError::Disk(error.to_string())
+    match error {
+        LogError::Damaged(_) => StoreError::Damaged(error.to_string()),
+        LogError::Io { .. } => StoreError::Disk(error.to_string()),
+    }
 }

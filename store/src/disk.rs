@@ -253,14 +253,12 @@ fn load_snapshot(
             floor: Revision(0),
             events: Vec::new(),
         }),
-        Ok(_) => Err(StoreError::Disk(format!(
-            "{} has no snapshot of entry {}, before which the log was given up; restore a backup",
+        Ok(_) => Err(StoreError::Damaged(format!(
+            "{} has no snapshot of entry {}, before which the log was given up",
             dir.display(),
             truncated.index
         ))),
-        Err(error) => {
-            Err(StoreError::Disk(format!("{}: {error}; restore a backup", dir.display())))
-        }
+        Err(error) => Err(StoreError::Damaged(format!("{}: {error}", dir.display()))),
     }
 }
 
@@ -270,11 +268,9 @@ fn disk(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
 
 fn log_failure(dir: &Path, error: &LogError) -> StoreError {
     match error {
-        LogError::Damaged(_) => StoreError::Disk(format!(
-            "{}: {error}. What was acknowledged may be lost, so this member does not start: \
-             restore a backup into a new directory, or let the member join its group anew",
-            dir.join("log").display()
-        )),
+        LogError::Damaged(_) => {
+            StoreError::Damaged(format!("{}: {error}", dir.join("log").display()))
+        }
         LogError::Io { .. } => disk(&dir.join("log"), error),
     }
 }

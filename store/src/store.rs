@@ -348,7 +348,9 @@ impl Store {
         loop {
             let ended = ended_rx.borrow_and_update().clone();
             match ended {
-                Some(error @ (StoreError::Disk(_) | StoreError::Removed)) => return error,
+                Some(
+                    error @ (StoreError::Disk(_) | StoreError::Damaged(_) | StoreError::Removed),
+                ) => return error,
                 _ if ended_rx.changed().await.is_ok() => {}
                 _ => std::future::pending().await,
             }

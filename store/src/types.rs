@@ -252,9 +252,15 @@ pub enum StoreError {
     /// The transaction can never succeed (too large, a key twice…).
     #[error("the transaction is not valid: {0}")]
     Invalid(String),
-    /// The disk refused or its content is damaged. The process must stop.
+    /// The disk refused. The process must stop; with a disk that works it can
+    /// go on.
     #[error("the store's disk failed: {0}")]
     Disk(String),
+    /// The disk holds something else than what was written, and nobody knows
+    /// what that was. The process must stop, and can go on only with a state
+    /// from elsewhere: that of the group, or a backup.
+    #[error("{0}; what was acknowledged may be lost, so this member does not go on with it")]
+    Damaged(String),
     /// Another process, or another handle of this one, uses the directory.
     #[error("{0} is in use by another process")]
     Locked(String),
@@ -271,7 +277,7 @@ impl StoreError {
             Self::Future { .. } | Self::Unavailable(_) | Self::Locked(_) => true,
             Self::Conflict { .. } | Self::Compacted { .. } | Self::Invalid(_) => false,
             Self::Deposed { .. } | Self::Membership(_) | Self::Removed => false,
-            Self::Disk(_) | Self::Closed => false,
+            Self::Disk(_) | Self::Damaged(_) | Self::Closed => false,
         }
     }
 }

@@ -156,7 +156,7 @@ async fn a_restored_store_whose_snapshot_is_lost_does_not_start_empty() {
     std::fs::remove_dir_all(new.path().join("store").join("snapshot")).unwrap();
     let error = Store::open(config(new.path())).await.unwrap_err();
     assert!(
-        matches!(&error, StoreError::Disk(reason) if reason.contains("restore a backup")),
+        matches!(&error, StoreError::Damaged(reason) if reason.contains("has no snapshot")),
         "{error}"
     );
 }

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::args::{ClusterArgs, CommonArgs};
 use super::cluster_info::{self, ClusterInfo};
+use super::damage::WayOut;
 use super::etcd_url::open_store;
 use super::supervise::Supervisor;
 
@@ -75,11 +76,12 @@ impl Master {
             force_new_group: identity.force_new_group,
             ..StoreConfig::new(data_dir.join("store"), sealing_key)
         };
-        let store = open_store(store, &cluster.store).await?;
+        let damaged = WayOut { dir: data_dir.join("store"), joined_as: identity.joined_as };
+        let store = open_store(store, &cluster.store).await.map_err(|error| damaged.tell(error))?;
         let (failing, cancel) = (store.clone(), supervisor.cancel.clone());
         supervisor.spawn("store", async move {
             tokio::select! {
-                error = failing.failed() => Err(error.into()),
+                error = failing.failed() => Err(damaged.tell(error.into())),
                 () = cancel.cancelled() => Ok(()),
             }
         });

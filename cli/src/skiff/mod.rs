@@ -13,6 +13,7 @@ mod agent;
 mod server;
 
 mod cluster_info;
+mod damage;
 pub mod etcd_url;
 mod join;
 mod master;

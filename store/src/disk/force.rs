@@ -89,8 +89,9 @@ fn replay(
             if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
                 continue;
             }
-            let batch = wire::decode_batch(&entry.data, sealer)
-                .map_err(|error| StoreError::Disk(format!("log entry {}: {error}", entry.index)))?;
+            let batch = wire::decode_batch(&entry.data, sealer).map_err(|error| {
+                StoreError::Damaged(format!("log entry {}: {error}", entry.index))
+            })?;
             for txn in batch.txns {
                 // What a compare refuses is as good an outcome as any.
                 let _ = apply_txn(machine, txn, entry.term);
