@@ -2,10 +2,12 @@
 //!
 //! A key waits at most once; while a pass for it runs it is not handed out
 //! again, but asking for it meanwhile leads to one more pass. Keys may be due
-//! later, and a failing key comes back after a delay that doubles. There is no
-//! ticking: the queue sleeps until the next key is due.
+//! later, and a failing key comes back after a delay that doubles. A change may
+//! be what the key was waiting for, so it cuts that delay short; but to a second
+//! and not to nothing, since it may also be what the failing pass itself wrote.
+//! There is no ticking: the queue sleeps until the next key is due.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +19,9 @@ use tokio::time::Instant;
 const BACKOFF_START: Duration = Duration::from_millis(10);
 /// Longest delay after failures in a row.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest delay after failures in a row when something asks for the key.
+const BACKOFF_AFTER_CHANGE: Duration = Duration::from_secs(1);
 
 /// Keys waiting for a pass. Clones share them.
 pub(crate) struct Queue<K>(Arc<Inner<K>>);
@@ -39,12 +44,19 @@ struct State<K> {
     waiting: HashSet<K>,
     /// Keys whose pass runs.
     running: HashSet<K>,
-    /// When each delayed key is due, and the same in order of time.
+    /// When each delayed key is due, and the same in order of time. The number
+    /// tells keys of one moment apart.
     due: HashMap<K, (Instant, u64)>,
-    timeline: BTreeSet<(Instant, u64)>,
-    timeline_keys: HashMap<u64, K>,
+    timeline: BTreeMap<(Instant, u64), K>,
     sequence: u64,
-    failures: HashMap<K, u32>,
+    failures: HashMap<K, Failures>,
+}
+
+/// The failures of a key since it last succeeded.
+struct Failures {
+    count: u32,
+    /// The key rests until then, whatever asks for it.
+    rests_until: Instant,
 }
 
 impl<K: Clone + Eq + Hash> Queue<K> {
@@ -55,8 +67,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             waiting: HashSet::new(),
             running: HashSet::new(),
             due: HashMap::new(),
-            timeline: BTreeSet::new(),
-            timeline_keys: HashMap::new(),
+            timeline: BTreeMap::new(),
             sequence: 0,
             failures: HashMap::new(),
         };
@@ -65,9 +76,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// Asks for a pass as soon as possible.
     pub(crate) fn add(&self, key: K) {
-        if self.state().push(key) {
-            self.0.wake.notify_one();
-        }
+        self.state().push(key, Instant::now());
+        self.0.wake.notify_one();
     }
 
     /// Asks for a pass after `delay`. An earlier request stands.
@@ -89,7 +99,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 if let Some(key) = state.pop() {
                     return key;
                 }
-                state.timeline.first().map(|(at, _)| *at)
+                state.timeline.first_key_value().map(|((at, _), _)| *at)
             };
             match due {
                 Some(at) => tokio::select! {
@@ -105,8 +115,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub(crate) fn done(&self, key: &K) {
         let mut state = self.state();
         state.running.remove(key);
-        if state.waiting.contains(key) {
-            state.ready.push_back(key.clone());
+        if state.waiting.remove(key) {
+            state.push(key.clone(), Instant::now());
             drop(state);
             self.0.wake.notify_one();
         }
@@ -121,9 +131,13 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub(crate) fn failed(&self, key: &K) -> Duration {
         let delay = {
             let mut state = self.state();
-            let failures = state.failures.entry(key.clone()).or_insert(0);
-            let delay = BACKOFF_START.saturating_mul(1 << (*failures).min(20)).min(BACKOFF_LIMIT);
-            *failures += 1;
+            let now = Instant::now();
+            let failures = state.failures.entry(key.clone());
+            let failures = failures.or_insert(Failures { count: 0, rests_until: now });
+            let factor = 1 << failures.count.min(20);
+            let delay = BACKOFF_START.saturating_mul(factor).min(BACKOFF_LIMIT);
+            failures.count += 1;
+            failures.rests_until = now + delay.min(BACKOFF_AFTER_CHANGE);
             delay
         };
         self.add_after(key.clone(), delay);
@@ -136,14 +150,17 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 }
 
 impl<K: Clone + Eq + Hash> State<K> {
-    /// Whether the key can be handed out now.
-    fn push(&mut self, key: K) -> bool {
-        self.undelay(&key);
-        if !self.waiting.insert(key.clone()) || self.running.contains(&key) {
-            return false;
+    /// Makes the key ready: now, when its pass ends, or when it has rested.
+    fn push(&mut self, key: K, now: Instant) {
+        let runs = self.running.contains(&key);
+        let rests_until = self.failures.get(&key).map(|failures| failures.rests_until);
+        if let Some(at) = rests_until.filter(|at| *at > now && !runs) {
+            return self.delay(key, at);
         }
-        self.ready.push_back(key);
-        true
+        self.undelay(&key);
+        if self.waiting.insert(key.clone()) && !runs {
+            self.ready.push_back(key);
+        }
     }
 
     fn pop(&mut self) -> Option<K> {
@@ -159,32 +176,22 @@ impl<K: Clone + Eq + Hash> State<K> {
         }
         self.undelay(&key);
         self.sequence += 1;
-        self.timeline.insert((at, self.sequence));
-        self.timeline_keys.insert(self.sequence, key.clone());
+        self.timeline.insert((at, self.sequence), key.clone());
         self.due.insert(key, (at, self.sequence));
     }
 
     fn undelay(&mut self, key: &K) {
         if let Some(entry) = self.due.remove(key) {
             self.timeline.remove(&entry);
-            self.timeline_keys.remove(&entry.1);
         }
     }
 
     /// Moves the keys that have become due to the ready ones.
     fn ripen(&mut self, now: Instant) {
-        while let Some(&(at, sequence)) = self.timeline.first() {
-            if at > now {
-                return;
-            }
-            match self.timeline_keys.get(&sequence).cloned() {
-                Some(key) => {
-                    self.push(key);
-                }
-                None => {
-                    self.timeline.pop_first();
-                }
-            }
+        while let Some(next) = self.timeline.first_entry().filter(|next| next.key().0 <= now) {
+            let key = next.remove();
+            self.due.remove(&key);
+            self.push(key, now);
         }
     }
 }
@@ -231,6 +238,52 @@ mod tests {
         queue.done(&"a");
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(take(&queue).await, None, "the immediate request replaced the delayed one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_wakes_itself_still_backs_off() {
+        // The pass fails; what asks for the key is an event about what it wrote.
+        let rests = |asked_while_running: bool| async move {
+            let queue = Queue::new();
+            queue.add("a");
+            let mut rests = Vec::new();
+            for _ in 0..9 {
+                let before = Instant::now();
+                let key = queue.next().await;
+                rests.push(before.elapsed().as_millis());
+                if asked_while_running {
+                    queue.add("a");
+                }
+                queue.failed(&key);
+                queue.done(&key);
+                queue.add("a");
+            }
+            queue.next().await;
+            queue.succeeded(&"a");
+            queue.done(&"a");
+            queue.add("a");
+            assert_eq!(take(&queue).await, Some("a"), "a success ends it");
+            rests
+        };
+        let expected = [0, 10, 20, 40, 80, 160, 320, 640, 1000];
+        assert_eq!(rests(false).await, expected);
+        assert_eq!(rests(true).await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_cuts_a_long_back_off_short() {
+        let queue = Queue::new();
+        queue.add("a");
+        for _ in 0..20 {
+            let key = queue.next().await;
+            queue.failed(&key);
+            queue.done(&key);
+        }
+        assert_eq!(take(&queue).await, None);
+        tokio::time::advance(BACKOFF_AFTER_CHANGE).await;
+        assert_eq!(take(&queue).await, None, "nothing changed");
+        queue.add("a");
+        assert_eq!(take(&queue).await, Some("a"), "it has rested and somebody asks");
     }
 
     #[tokio::test(start_paused = true)]
