@@ -349,9 +349,11 @@ fn plan_status<O: Replicated>(
     if !O::REPORTS_TERMINATING {
         counts.terminating = 0;
     }
-    // A failure that goes on keeps the time it began.
+    // A failure that goes on keeps its beginning and its first words: each
+    // refusal names another pod, and a status that changes with every try would
+    // be written with every try.
     counts.failure = failure.map(|failure| match known.failure {
-        Some(old) if old.reason == failure.reason => Failure { since: old.since, ..failure },
+        Some(old) if old.reason == failure.reason => old,
         _ => failure,
     });
     (counts, next)
@@ -451,7 +453,7 @@ mod tests {
     fn a_lasting_failure_keeps_its_beginning() {
         let failure = |second| Failure {
             reason: "FailedCreate".into(),
-            message: "quota".into(),
+            message: format!("pods \"web-{second}\" is forbidden: exceeded quota"),
             since: at(second),
         };
         let set = ReplicaSet { metadata: testing::meta("web"), ..ReplicaSet::default() };
