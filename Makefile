@@ -4,7 +4,7 @@ SHELL := bash
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help build demo down test lint unit etcd e2e doc bench deps images clean sim
+.PHONY: help build demo down test lint unit etcd e2e doc bench deps images clean sim faults
 
 help: ## List the targets
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -30,6 +30,10 @@ unit: ## Unit and integration tests of every crate but the end-to-end ones
 sim: ## Simulate groups of masters and their faults: make sim SEEDS=N [FROM=SEED]
 	SKIFF_SIM_SEEDS=$(or $(SEEDS),2000) SKIFF_SIM_FROM=$(or $(FROM),0) $(CARGO) test -p skiff-store --lib sim::no_seed -- --nocapture
 
+faults: ## Real masters killed, paused, cut off and out of disk: make faults [SECONDS=600] [ROUNDS=200] [SEED=N]
+	SKIFF_FAULT_SECONDS=$(or $(SECONDS),600) SKIFF_KILL_ROUNDS=$(or $(ROUNDS),200) $(if $(SEED),SKIFF_FAULT_SEED=$(SEED)) \
+		$(CARGO) test -p skiff-tests --test faults -- --test-threads=1 --nocapture
+
 etcd: ## The store's and the API server's tests on Debian's etcd-server
 	SKIFF_NEED_ETCD=1 $(CARGO) test -p skiff-store --test store --test etcd
 	SKIFF_NEED_ETCD=1 SKIFF_TEST_STORE=etcd $(CARGO) test -p skiff-apiserver --tests
@@ -42,6 +46,7 @@ doc: ## API documentation with warnings denied
 
 bench: deps images build ## Measure; bench/README.md says what and records results
 	$(CARGO) run --release -p skiff-bench --bin up
+	$(CARGO) run --release -p skiff-bench --bin pods
 	$(CARGO) run --release -p skiff-bench --bin store
 	$(CARGO) run --release -p skiff-bench --bin api
 
