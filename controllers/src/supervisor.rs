@@ -26,7 +26,7 @@ use crate::podgc::PodCollector;
 use crate::replicaset::ReplicaSets;
 use crate::resource_quota::{self, ResourceQuotas};
 use crate::runner;
-use crate::volume::{ClaimProtection, VolumeBinder, VolumeProtection};
+use crate::volume::{ClaimProtection, EphemeralVolumes, VolumeBinder, VolumeProtection};
 
 /// Runs all controllers until cancelled. To be run where the store's leader
 /// is, and cancelled when it moves: two sets of controllers would not break
@@ -82,6 +82,7 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> a
         PodCollector::new(&context),
         Disruptions::new(&context),
         VolumeBinder::new(&context),
+        EphemeralVolumes::new(&context),
         ClaimProtection::new(&context),
         VolumeProtection::new(&context),
         Expiry::new(&context, &context.caches.events),

@@ -8,6 +8,7 @@
 //!   `skiff.dev/local`: a folder on the node that the claim's first pod goes
 //!   to. The object is made here, the folder by the node's agent when a pod
 //!   first mounts it; it is also the agent who removes it.
+//! - `ephemeral` makes the claims of pods that bring a template for one.
 //! - `protection` takes the finalizers off that admission put on.
 //!
 //! A binding is written in four steps: the volume's `claimRef`, its phase, the
@@ -19,11 +20,13 @@
 mod binder;
 mod bound;
 mod claim;
+mod ephemeral;
 mod local;
 mod protection;
 mod write;
 
 pub(crate) use binder::{VolumeBinder, index_volume};
+pub(crate) use ephemeral::EphemeralVolumes;
 pub(crate) use protection::{ClaimProtection, VolumeProtection};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
