@@ -4,7 +4,7 @@
 //! Upstream's controllers each act as a ServiceAccount of their own; ours share
 //! `system:kube-controller-manager`, whose role is therefore the sum.
 
-use super::{BindingSpec, RoleSpec, Subject, bind, events, named, role, rule};
+use super::spec::{BindingSpec, RoleSpec, Subject, bind, events, named, role, rule};
 use crate::authz::rbac::Rule;
 
 const READ: &str = "get list watch";

@@ -1,7 +1,7 @@
 //! The roles for people: `admin`, `edit` and `view`. Each collects the rules of
 //! all roles with its label, so that whoever adds kinds can add to them.
 
-use super::{RoleSpec, role, rule};
+use super::spec::{RoleSpec, role, rule};
 use crate::authz::rbac::Rule;
 
 const TO_ADMIN: &str = "rbac.authorization.k8s.io/aggregate-to-admin";
