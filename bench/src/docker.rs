@@ -25,39 +25,54 @@ const SWARM_CHECK: Duration = Duration::from_millis(20);
 
 /// Containers as pods are made of them: one without a network, one joined to it.
 pub struct Pairs {
-    ids: Vec<String>,
+    pairs: Vec<Pair>,
+}
+
+/// The ids of two containers.
+#[derive(Clone)]
+struct Pair {
+    sandbox: String,
+    joined: String,
 }
 
 impl Pairs {
     /// Starts `count` pairs, all at once, and says how long it took.
     pub fn start(count: usize) -> anyhow::Result<(Self, Duration)> {
         let begin = Instant::now();
-        let pairs = all_at_once(vec![(); count], |()| start_pair())?;
-        let ids = pairs.into_iter().flatten().collect();
-        Ok((Self { ids }, begin.elapsed()))
+        let pairs = all_at_once(vec![(); count], |()| Pair::start())?;
+        Ok((Self { pairs }, begin.elapsed()))
     }
 
-    /// Removes them, all at once, and says how long it took.
+    /// Ends them as pods end, all at once, and says how long it took: the
+    /// joined container is asked to stop, then both are removed.
     pub fn remove(self) -> anyhow::Result<Duration> {
         let begin = Instant::now();
-        all_at_once(self.ids, |id| {
-            call("DELETE", &format!("/containers/{id}?force=true"), None).map(drop)
-        })?;
+        all_at_once(self.pairs, Pair::remove)?;
         Ok(begin.elapsed())
     }
 }
 
-fn start_pair() -> anyhow::Result<[String; 2]> {
-    let start = |network: String| -> anyhow::Result<String> {
-        let config = json!({"Image": IMAGE, "Cmd": WAIT, "Labels": {LABEL: "1"}, "HostConfig": {"NetworkMode": network}});
-        let created = call("POST", "/containers/create", Some(&config))?;
-        let id = created["Id"].as_str().context("no id")?.to_owned();
-        call("POST", &format!("/containers/{id}/start"), None)?;
-        Ok(id)
-    };
-    let sandbox = start("none".into())?;
-    let joined = start(format!("container:{sandbox}"))?;
-    Ok([joined, sandbox])
+impl Pair {
+    fn start() -> anyhow::Result<Self> {
+        let start = |network: &str| -> anyhow::Result<String> {
+            let config = json!({"Image": IMAGE, "Cmd": WAIT, "Labels": {LABEL: "1"}, "HostConfig": {"NetworkMode": network}});
+            let created = call("POST", "/containers/create", Some(&config))?;
+            let id = created["Id"].as_str().context("no id")?.to_owned();
+            call("POST", &format!("/containers/{id}/start"), None)?;
+            Ok(id)
+        };
+        let sandbox = start("none")?;
+        let joined = start(&format!("container:{sandbox}"))?;
+        Ok(Self { sandbox, joined })
+    }
+
+    fn remove(self) -> anyhow::Result<()> {
+        call("POST", &format!("/containers/{}/stop?t=1", self.joined), None)?;
+        for id in [self.joined, self.sandbox] {
+            call("DELETE", &format!("/containers/{id}?force=true"), None)?;
+        }
+        Ok(())
+    }
 }
 
 fn all_at_once<I: Send + 'static, O: Send + 'static>(
