@@ -30,7 +30,7 @@ unit: ## Unit and integration tests of every crate but the end-to-end ones
 sim: ## Simulate groups of masters and their faults: make sim SEEDS=N [FROM=SEED]
 	SKIFF_SIM_SEEDS=$(or $(SEEDS),2000) SKIFF_SIM_FROM=$(or $(FROM),0) $(CARGO) test -p skiff-store --lib sim::no_seed -- --nocapture
 
-faults: ## Real masters killed, paused, cut off and out of disk: make faults [SECONDS=600] [ROUNDS=200] [SEED=N]
+faults: build ## Real masters killed, paused, cut off and out of disk: make faults [SECONDS=600] [ROUNDS=200] [SEED=N]
 	SKIFF_FAULT_SECONDS=$(or $(SECONDS),600) SKIFF_KILL_ROUNDS=$(or $(ROUNDS),200) $(if $(SEED),SKIFF_FAULT_SEED=$(SEED)) \
 		$(CARGO) test -p skiff-tests --test faults -- --test-threads=1 --nocapture
 
@@ -49,6 +49,7 @@ bench: deps images build ## Measure; bench/README.md says what and records resul
 	$(CARGO) run --release -p skiff-bench --bin pods
 	$(CARGO) run --release -p skiff-bench --bin store
 	$(CARGO) run --release -p skiff-bench --bin api
+	$(CARGO) run --release -p skiff-bench --bin failover
 
 deps:
 	@scripts/install-deps

@@ -166,15 +166,25 @@ impl Lab {
 
     /// Starts a lab of several masters.
     pub fn up_with(masters: u32, nodes: u32) -> Self {
+        let mut lab = Self::planned();
+        lab.begin(masters, nodes);
+        lab
+    }
+
+    /// A lab that is not up yet: something can be done to its folder first.
+    pub fn planned() -> Self {
         crate::need_root();
         let dir =
             tempfile::Builder::new().prefix("skiff-lab-").tempdir().expect("a temporary folder");
-        let mut lab = Self { dir, ready_line: String::new() };
+        Self { dir, ready_line: String::new() }
+    }
+
+    /// Starts it.
+    pub fn begin(&mut self, masters: u32, nodes: u32) {
         let (masters, nodes) = (masters.to_string(), nodes.to_string());
-        let output = lab.lab(&["up", "--masters", &masters, "--nodes", &nodes]);
-        assert_eq!(output.code, 0, "lab up failed: {}\n{}", output.stderr, lab.logs());
-        lab.ready_line = output.ok();
-        lab
+        let output = self.lab(&["up", "--masters", &masters, "--nodes", &nodes]);
+        assert_eq!(output.code, 0, "lab up failed: {}\n{}", output.stderr, self.logs());
+        self.ready_line = output.ok();
     }
 
     /// The lab's folder.

@@ -4,12 +4,14 @@
 //! Tests say what they wait for and how long at most ([`eventually`]); nothing
 //! sleeps and hopes.
 
+mod client;
 mod cluster;
 mod command;
 mod footprint;
 mod load;
 mod master;
 
+pub use client::client_of;
 pub use cluster::{Cluster, Lab};
 pub use command::{Output, kubectl_in, run, skiff, skiffctl};
 pub use footprint::{Footprint, assert_no_sandbox_image, containers_of};

@@ -1,0 +1,133 @@
+//! Real masters in trouble: killed, paused, cut off and without room on the
+//! disk, over and over, while people write, read and watch.
+//!
+//! Nothing that was acknowledged may be lost, no answer may be older than what
+//! somebody knew before, and no watch may miss or repeat anything: what people
+//! saw is judged by the checker of the store's simulation. In the end the
+//! troubles stop, and everybody has to be served.
+//!
+//! `SKIFF_FAULT_SECONDS`, `SKIFF_FAULT_SEED` and `SKIFF_KILL_ROUNDS` make it
+//! longer, or like another run. A seed repeats the troubles, not the instants
+//! at which they hit.
+
+#![allow(clippy::unwrap_used)]
+
+mod people;
+mod record;
+mod trouble;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use people::{NAMESPACE, People, Seat};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use skiff_lab::Plan;
+use skiff_tests::{Footprint, Lab, eventually, step};
+use trouble::{Round, SmallDisk};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// The port that masters of a lab serve on.
+const PORT: u16 = 6443;
+/// Room for a master and its log, and little more.
+const SMALL_DISK_MEGABYTES: u32 = 64;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// The seed of this run, printed.
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = number("SKIFF_FAULT_SEED", now.as_millis() as u64 % 1_000_000);
+    step(&format!("seed {seed}"));
+    seed
+}
+
+fn plan(lab: &Lab) -> Plan {
+    serde_json::from_slice(&std::fs::read(lab.path().join("lab.json")).unwrap()).unwrap()
+}
+
+/// A seat beside each master, and `roaming` ones at the switch.
+fn seats(lab: &Lab, roaming: usize) -> Vec<Seat> {
+    let plan = plan(lab);
+    let url = |master: &skiff_lab::Machine| format!("https://{}:{PORT}", master.address);
+    let seat = |namespace: &str, masters| Seat {
+        namespace: namespace.to_owned(),
+        kubeconfig: lab.kubeconfig(),
+        masters,
+    };
+    let beside = plan.masters().map(|master| seat(&master.namespace, vec![url(master)]));
+    let all: Vec<String> = plan.masters().map(url).collect();
+    let roaming = std::iter::repeat_n(seat(&plan.switch, all), roaming);
+    beside.chain(roaming).collect()
+}
+
+/// Makes the namespace; the revision after which watches begin.
+fn prepare(lab: &Lab) -> u64 {
+    let query = ["create", "namespace", NAMESPACE, "-o", "jsonpath={.metadata.resourceVersion}"];
+    lab.kubectl(&query).ok().parse().unwrap()
+}
+
+/// Waits until all masters serve.
+fn all_serve(lab: &Lab) {
+    eventually("all masters", LIMIT, || {
+        let machines = lab.machines();
+        let ready = machines.iter().all(|machine| machine["ready"] == true);
+        if ready { Ok(()) } else { Err(format!("{machines:?}")) }
+    });
+}
+
+#[test]
+fn three_masters_in_all_kinds_of_trouble_keep_their_promises() {
+    let before = Footprint::take();
+    let seed = seed();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut lab = Lab::planned();
+    // Declared later, it goes before the lab does, which removes the folder.
+    let disk = SmallDisk::mount(&lab.path().join("master-3"), SMALL_DISK_MEGABYTES);
+    lab.begin(3, 0);
+    let machines: Vec<String> = plan(&lab).masters().map(|master| master.name.clone()).collect();
+    let people = People::start(&seats(&lab, 2), prepare(&lab), seed);
+
+    let end = Instant::now() + Duration::from_secs(number("SKIFF_FAULT_SECONDS", 30));
+    let mut rounds = 0;
+    while Instant::now() < end {
+        let round = Round::choose(&mut rng, &machines, "master-3");
+        println!("{:>6} acknowledged, {round:?}", people.acknowledged());
+        round.run(&lab, &machines, &disk);
+        rounds += 1;
+    }
+    step("all is mended");
+    all_serve(&lab);
+    let summary = people.finish().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    println!("{rounds} rounds, {summary:?}");
+    // A cluster in which nothing works keeps all promises, too.
+    assert!(summary.acknowledged > 10 * rounds && summary.watched > 10 * rounds);
+    drop(disk);
+    drop(lab);
+    Footprint::take().assert_unchanged_since(&before);
+}
+
+#[test]
+fn a_master_killed_over_and_over_loses_nothing() {
+    let before = Footprint::take();
+    let seed = seed();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let lab = Lab::up_with(1, 0);
+    let people = People::start(&seats(&lab, 3), prepare(&lab), seed);
+    let rounds = number("SKIFF_KILL_ROUNDS", 10);
+    for round in 0..rounds {
+        let enough = people.acknowledged() + rng.random_range(1..80);
+        eventually("writes", LIMIT, || {
+            let now = people.acknowledged();
+            if now >= enough { Ok(()) } else { Err(format!("{now} of {enough} in round {round}")) }
+        });
+        lab.lab(&["kill", "master-1"]).ok();
+        lab.lab(&["start", "master-1"]).ok();
+    }
+    all_serve(&lab);
+    let summary = people.finish().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    println!("{rounds} rounds, {summary:?}");
+    drop(lab);
+    Footprint::take().assert_unchanged_since(&before);
+}
