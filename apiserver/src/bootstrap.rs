@@ -1,9 +1,12 @@
 //! What every cluster starts with: namespaces, the API's own Service, the DNS
-//! Service, the system priority classes, the storage class of local folders.
+//! Service, the system priority classes, the storage class of local folders,
+//! and an APIService for each group version.
 //!
 //! Goes through the API like everybody else. Each object is compared with what
 //! is there and written only where it differs, so a restart writes nothing
 //! unless the server's address has changed.
+
+mod api_services;
 
 use std::net::SocketAddr;
 
@@ -38,7 +41,7 @@ pub(crate) async fn ensure(
     for desired in plan(config, masters) {
         apply(client, &desired).await?;
     }
-    Ok(())
+    api_services::ensure(client).await
 }
 
 /// All objects, in an order in which each finds what it needs.

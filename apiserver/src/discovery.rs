@@ -76,7 +76,8 @@ impl Discovery {
     }
 }
 
-fn group_names() -> Vec<&'static str> {
+/// The groups but the core one, in order of preference.
+pub(crate) fn group_names() -> Vec<&'static str> {
     catalogue::groups()
         .into_iter()
         .map(|(group, _)| group)
@@ -85,7 +86,8 @@ fn group_names() -> Vec<&'static str> {
         .collect()
 }
 
-fn versions(group: &str) -> Vec<&'static str> {
+/// The versions of a group, in order of preference.
+pub(crate) fn versions(group: &str) -> Vec<&'static str> {
     if group == usage::GROUP {
         return vec![usage::VERSION];
     }

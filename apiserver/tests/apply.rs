@@ -454,6 +454,51 @@ async fn views_of_a_kind_share_its_managers() {
 }
 
 #[tokio::test]
+async fn fields_are_recorded_in_the_version_that_was_written() {
+    let server = start().await;
+    let old = DEPLOYMENTS.replace("apps/v1", "extensions/v1beta1") + "/d";
+    let new = format!("{DEPLOYMENTS}/d");
+    let version = |object: &Value, manager: &str| {
+        let list = object["metadata"]["managedFields"].as_array().unwrap().clone();
+        let own: Vec<Value> =
+            list.into_iter().filter(|entry| entry["manager"] == manager).collect();
+        assert_eq!(own.len(), 1, "{own:?}");
+        own[0]["apiVersion"].as_str().unwrap().to_owned()
+    };
+    let config = |version: &str, replicas: u32| {
+        let mut config = deployment("d");
+        config["apiVersion"] = json!(version);
+        config["spec"]["replicas"] = json!(replicas);
+        config
+    };
+    let made = apply(&server, &old, "me", config("extensions/v1beta1", 1)).await.expect(201);
+    assert_eq!(version(&made, "me"), "extensions/v1beta1");
+    let again = apply(&server, &old, "me", config("extensions/v1beta1", 1)).await.expect(200);
+    assert_eq!(again, made, "the same again is no write");
+
+    let scaled = server.patch(&new, "merge-patch", json!({"spec": {"paused": true}})).await;
+    scaled.expect(200);
+    let old_patch = json!({"spec": {"minReadySeconds": 3}});
+    let uri = format!("{old}?fieldManager=patcher");
+    let patched = server.patch(&uri, "merge-patch", old_patch).await.expect(200);
+    assert_eq!(version(&patched, "patcher"), "extensions/v1beta1");
+    let mut wanted = config("apps/v1", 1);
+    wanted["spec"]["minReadySeconds"] = json!(4);
+    let refused = apply(&server, &new, "you", wanted).await.expect(409);
+    let message = refused["message"].as_str().unwrap();
+    let conflict = "conflict with \"patcher\" using extensions/v1beta1: .spec.minReadySeconds";
+    assert!(message.contains(conflict), "{message}");
+
+    // The applier is one and the same, whichever version it applies through.
+    let moved = apply(&server, &new, "me", config("apps/v1", 2)).await.expect(200);
+    assert_eq!(version(&moved, "me"), "apps/v1");
+    assert_eq!(moved["spec"]["replicas"], 2);
+    let back = apply(&server, &old, "me", config("extensions/v1beta1", 3)).await.expect(200);
+    assert_eq!(version(&back, "me"), "extensions/v1beta1");
+    assert_eq!(back["spec"]["replicas"], 3);
+}
+
+#[tokio::test]
 async fn lists_watches_and_partial_objects_carry_the_list() {
     let server = start().await;
     let mut events = server.watch(&format!("{MAPS}?watch=true&resourceVersion=0")).await;

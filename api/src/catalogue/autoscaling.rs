@@ -31,6 +31,7 @@ const V2: Resource = Resource {
 const V1_VIEW: Legacy = Legacy {
     current: ("autoscaling", "v2", "horizontalpodautoscalers"),
     own_type: true,
+    reshaped: true,
     warning: None,
     to_current: hpa::v1_to_v2,
     from_current: hpa::v2_to_v1,

@@ -24,6 +24,7 @@ const FIELDS: &[&str] = &[
 const VIEW: Legacy = Legacy {
     current: ("", "v1", "events"),
     own_type: true,
+    reshaped: true,
     warning: None,
     to_current: events::to_core,
     from_current: events::from_core,

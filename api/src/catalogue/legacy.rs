@@ -9,7 +9,7 @@
 
 use serde_json::Value;
 
-use super::convert::{budget, ingress, workloads};
+use super::convert::{budget, ingress, slices, workloads};
 use super::{Legacy, Resource, Subresource};
 
 /// A dropped group version with the kinds that it served.
@@ -25,13 +25,14 @@ struct Dropped {
 struct Moved {
     group: &'static str,
     plural: &'static str,
+    reshaped: bool,
     to_current: fn(&mut Value),
     from_current: fn(&mut Value),
 }
 
 /// A kind of which nothing changed but the version's name.
 const fn renamed(group: &'static str, plural: &'static str) -> Moved {
-    Moved { group, plural, to_current: same, from_current: same }
+    Moved { group, plural, reshaped: false, to_current: same, from_current: same }
 }
 
 fn same(_: &mut Value) {}
@@ -42,9 +43,17 @@ const fn workload(plural: &'static str) -> Moved {
 }
 
 const INGRESSES: Moved = Moved {
+    reshaped: true,
     to_current: ingress::to_v1,
     from_current: ingress::from_v1,
     ..renamed("networking.k8s.io", "ingresses")
+};
+
+const SLICES: Moved = Moved {
+    reshaped: true,
+    to_current: slices::to_v1,
+    from_current: slices::from_v1,
+    ..renamed("discovery.k8s.io", "endpointslices")
 };
 
 const BUDGETS: Moved = Moved {
@@ -113,6 +122,31 @@ const DROPPED: &[Dropped] = &[
         removed: "v1.25",
         kinds: &[BUDGETS],
     },
+    Dropped {
+        group: "discovery.k8s.io",
+        version: "v1beta1",
+        deprecated: "v1.21",
+        removed: "v1.25",
+        kinds: &[SLICES],
+    },
+    // What clients of their time describe these kinds by.
+    Dropped {
+        group: "networking.k8s.io",
+        version: "v1beta1",
+        deprecated: "v1.34",
+        removed: "v1.37",
+        kinds: &[
+            renamed("networking.k8s.io", "ipaddresses"),
+            renamed("networking.k8s.io", "servicecidrs"),
+        ],
+    },
+    Dropped {
+        group: "storage.k8s.io",
+        version: "v1beta1",
+        deprecated: "v1.34",
+        removed: "v1.37",
+        kinds: &[renamed("storage.k8s.io", "volumeattributesclasses")],
+    },
 ];
 
 /// The dropped versions as entries of the catalogue whose current kinds are
@@ -154,6 +188,7 @@ fn view(old: &Dropped, kind: &Moved, now: &Resource) -> Resource {
         legacy: Some(Box::leak(Box::new(Legacy {
             current: (now.group, now.version, now.plural),
             own_type: false,
+            reshaped: kind.reshaped,
             warning: Some(warning.leak()),
             to_current: kind.to_current,
             from_current: kind.from_current,

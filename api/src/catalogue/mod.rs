@@ -6,6 +6,7 @@
 
 mod admissionregistration;
 mod apiextensions;
+mod apiregistration;
 mod apps;
 mod authentication;
 mod autoscaling;
@@ -92,6 +93,7 @@ static ALL: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         admissionregistration::ENTRIES,
         scheduling::ENTRIES,
         apiextensions::ENTRIES,
+        apiregistration::ENTRIES,
         coordination::ENTRIES,
         node::ENTRIES,
         discovery::ENTRIES,
@@ -182,6 +184,16 @@ impl Resource {
         }
     }
 
+    /// The version in which the fields of an object are recorded that is
+    /// written through this entry: its own, unless the stored shape calls them
+    /// by other names.
+    pub fn recorded_version(&'static self) -> String {
+        match self.legacy {
+            Some(legacy) if legacy.reshaped => self.stored().api_version(),
+            _ => self.api_version(),
+        }
+    }
+
     /// Reads a body in this entry's shape and leaves it in the stored shape,
     /// `apiVersion` included. Returns the paths of unknown fields.
     pub fn decode(&'static self, object: &mut Value) -> Result<Vec<String>, String> {
@@ -268,6 +280,8 @@ pub struct Legacy {
     /// Whether the entry's behaviour reads the view's own shape. Versions that
     /// Kubernetes has dropped have no type any more and are converted first.
     pub own_type: bool,
+    /// Whether some fields have other names or places than in the stored kind.
+    pub reshaped: bool,
     /// What a `Warning` header tells users of a dropped version.
     pub warning: Option<&'static str>,
     /// Rewrites an object of the old version into the current one.

@@ -17,6 +17,7 @@ mod image;
 mod networking;
 mod pod;
 mod rbac;
+mod registration;
 mod service;
 mod storage;
 mod volume;
@@ -34,6 +35,7 @@ pub use self::flowcontrol::{flow_schema, priority_level_configuration};
 pub use self::networking::{ingress_class, network_policy};
 pub use self::pod::{pod, pod_spec, pod_template, pod_template_object};
 pub use self::rbac::{cluster_role_binding, role_binding};
+pub use self::registration::api_service;
 pub use self::service::{endpoint_slice, endpoints, service};
 pub use self::storage::{
     csi_driver, persistent_volume, persistent_volume_claim, priority_class, storage_class,

@@ -34,7 +34,7 @@ pub struct Writer<'a> {
     pub manager: &'a str,
     /// The subresource that is written; empty for the object itself.
     pub subresource: &'a str,
-    /// The version whose fields are tracked: the stored one.
+    /// The version that the fields are recorded in.
     pub api_version: &'a str,
     /// Now, in RFC 3339.
     pub now: &'a str,
@@ -249,8 +249,7 @@ impl Managers {
             oldest.sort_by_key(|at| {
                 (&self.0[*at].time, &self.0[*at].manager, &self.0[*at].subresource)
             });
-            // The two oldest of one version; every entry here is of one, as
-            // only the stored version is tracked, but clients may send others.
+            // The two oldest of one version.
             let pair = oldest.iter().enumerate().find_map(|(nth, first)| {
                 let version = &self.0[*first].api_version;
                 let second =

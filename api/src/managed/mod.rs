@@ -9,8 +9,8 @@
 //!
 //! The rules are those of upstream's structured-merge-diff and of
 //! `apimachinery/pkg/util/managedfields`. Two are simpler here: all fields are
-//! tracked in the version that is stored, whichever version a client wrote, and
-//! so nothing is converted back and forth; and a field that an applier drops is
+//! tracked by their names in the version that is stored, and so nothing is
+//! converted back and forth; and a field that an applier drops is
 //! kept if anybody manages anything below it.
 //!
 //! Reading order: `element`, `set`, `tree` (what may be owned), `fields`,

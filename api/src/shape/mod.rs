@@ -79,14 +79,18 @@ impl Struct {
     /// The type of that name, short (`core.v1.Pod`) or as upstream's OpenAPI
     /// spells it (`io.k8s.api.core.v1.Pod`).
     pub fn named(name: &str) -> Option<&'static Struct> {
-        let short =
-            name.strip_prefix(API).or_else(|| name.strip_prefix(APIMACHINERY)).unwrap_or(name);
+        let prefixes = [API, APIMACHINERY, AGGREGATOR];
+        let short = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
         TYPES.get(short)
     }
 
     /// The name in upstream's OpenAPI documents.
     pub fn full_name(&self) -> String {
-        let prefix = if self.name.starts_with("meta.") { APIMACHINERY } else { API };
+        let prefix = match self.name.split('.').next() {
+            Some("meta") => APIMACHINERY,
+            Some("apiregistration") => AGGREGATOR,
+            _ => API,
+        };
         format!("{prefix}{}", self.name)
     }
 
@@ -152,6 +156,7 @@ pub enum ListType {
 
 const API: &str = "io.k8s.api.";
 const APIMACHINERY: &str = "io.k8s.apimachinery.pkg.apis.";
+const AGGREGATOR: &str = "io.k8s.kube-aggregator.pkg.apis.";
 
 /// Every type.
 pub fn types() -> impl Iterator<Item = &'static Struct> {

@@ -36,6 +36,7 @@ mod pod;
 mod pod_spec;
 mod policy;
 mod probe;
+mod registration;
 mod resources;
 mod scheduling;
 mod security;
@@ -101,6 +102,7 @@ pub use self::policy::{
     pod_disruption_budget_update, priority_class_create, priority_class_update,
     resource_quota_create, resource_quota_update, runtime_class_create, runtime_class_update,
 };
+pub use self::registration::{api_service_create, api_service_update};
 pub use self::resources::{ResourceList, qos_class};
 pub use self::service::{service_create, service_update};
 pub use self::storage::{

@@ -35,7 +35,7 @@ impl Hand {
         Self {
             manager: manager(call),
             subresource: call.info.subresource.clone(),
-            api_version: call.stored.api_version(),
+            api_version: call.resource.recorded_version(),
             now: object::timestamp(Timestamp::now()),
         }
     }

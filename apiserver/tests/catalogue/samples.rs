@@ -3,6 +3,7 @@
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use skiff_api::catalogue::{self, Resource};
+use skiff_api::patch::apply_merge;
 
 /// What is made, changed and refused of one kind.
 pub(crate) struct Sample {
@@ -11,7 +12,7 @@ pub(crate) struct Sample {
     pub(crate) change: Value,
     pub(crate) status: Option<Value>,
     pub(crate) refused: Vec<Value>,
-    named: Vec<String>,
+    named: Vec<Value>,
 }
 
 /// The sample of every stored kind.
@@ -40,10 +41,7 @@ impl Sample {
             change: sample["change"].take(),
             status: Some(sample["status"].take()).filter(Value::is_object),
             refused: list(&mut sample["refused"]),
-            named: list(&mut sample["named"])
-                .iter()
-                .map(|name| name.as_str().unwrap().to_owned())
-                .collect(),
+            named: list(&mut sample["named"]),
             object,
         }
     }
@@ -67,8 +65,11 @@ impl Sample {
     /// A labelled object under the `n`th further name.
     pub(crate) fn further(&self, n: usize, label: &str) -> Value {
         let mut object = self.object.clone();
-        let name = self.named.get(n).cloned().unwrap_or_else(|| format!("further-{n}"));
-        object["metadata"]["name"] = json!(name);
+        match self.named.get(n) {
+            Some(patch @ Value::Object(_)) => apply_merge(&mut object, patch),
+            Some(name) => object["metadata"]["name"] = name.clone(),
+            None => object["metadata"]["name"] = json!(format!("further-{n}")),
+        }
         object["metadata"]["labels"]["part"] = json!(label);
         object
     }

@@ -8,6 +8,7 @@ pub(super) mod budget;
 pub(super) mod events;
 pub(super) mod hpa;
 pub(super) mod ingress;
+pub(super) mod slices;
 pub(super) mod workloads;
 
 use serde_json::{Map, Value};
