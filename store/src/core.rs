@@ -10,12 +10,14 @@
 //! same seed do the same again.
 //!
 //! The parts: `proposals` knows who waits for which batch and when a batch is
-//! lost, `reads` asks Raft whether a read is current, `snapshots` carries the
-//! state to a member that is too far behind, `membership` changes the group.
+//! lost or sent again, `reads` asks Raft whether a read is current, `snapshots`
+//! carries the state to a member that is too far behind, `membership` changes
+//! the group.
 //!
 //! An error of a turn is final: the caller drops the core and ends the process.
 
 mod membership;
+mod numbers;
 mod proposals;
 mod reads;
 pub(crate) mod snapshots;

@@ -11,12 +11,15 @@
 //! term, unchanged: a caller sees a slow write instead of an error. It is in the
 //! log at most once at any time.
 //!
-//! A batch that is lost while its term goes on (a connection broke) cannot be
-//! told from a slow one. Its callers hear after a while that it may still take
-//! effect.
+//! A batch that is lost on its way while the term goes on (a connection broke)
+//! cannot be told from a slow one. So it is sent again after a while, under the
+//! same number, and the leader proposes no number twice: a leader that forgets
+//! its numbers has lost its term as well. Callers that wait in vain hear in the
+//! end that their write may still take effect.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use super::numbers::Numbers;
 use super::{Core, Done, Ticket};
 use crate::log::LogStore;
 use crate::members::Proposal;
@@ -31,6 +34,11 @@ const MAX_BATCH_BYTES: usize = 1 << 20;
 /// are refused.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
+/// Ticks after which a forwarded proposal is sent again for the first time; from
+/// then on each wait is twice the last. Longer than a loaded group takes, and a
+/// few times within the patience of ten seconds.
+const SEND_AGAIN: u64 = 10;
+
 /// A batch or a change of members with its callers.
 #[derive(Debug)]
 struct Waiting {
@@ -40,6 +48,17 @@ struct Waiting {
     until: u64,
     /// The term in which it was proposed or forwarded last.
     term: Option<u64>,
+    /// How it was forwarded in that term.
+    sent: Option<Sent>,
+}
+
+/// A proposal on its way to the leader.
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    /// The tick at which it is sent again, and the wait after that.
+    again: u64,
+    wait: u64,
 }
 
 /// All that was proposed here and has not come back.
@@ -54,8 +73,8 @@ pub(super) struct Proposals {
     idle: VecDeque<u64>,
     /// Number of the last message with a proposal.
     forwarded: u64,
-    /// A leader's memory: the last number from each run in `taken_term`.
-    taken: HashMap<u64, u64>,
+    /// A leader's memory: the numbers from each run in `taken_term`.
+    taken: HashMap<u64, Numbers>,
     taken_term: u64,
 }
 
@@ -84,7 +103,7 @@ impl Proposals {
         let payload = payload(self.run, seq);
         self.bytes += payload.len();
         let until = now + self.patience;
-        self.waiting.insert(seq, Waiting { payload, tickets, until, term: None });
+        self.waiting.insert(seq, Waiting { payload, tickets, until, term: None, sent: None });
         self.idle.push_back(seq);
     }
 
@@ -113,10 +132,12 @@ impl Proposals {
         if crate::sim::planted::is_planted(crate::sim::planted::Fault::RepeatForwards) {
             return true;
         }
-        let last = self.taken.entry(run).or_default();
-        let new = number > *last;
-        *last = number.max(*last);
-        new
+        !self.taken.get(&run).is_some_and(|numbers| numbers.contains(number))
+    }
+
+    /// A forwarded proposal need not come again in this term.
+    fn took(&mut self, run: u64, number: u64) {
+        self.taken.entry(run).or_default().insert(number);
     }
 }
 
@@ -197,19 +218,40 @@ impl<L: LogStore> Core<L> {
                 }
             } else if let Some(leader) = leader {
                 self.proposals.forwarded += 1;
-                let forward = Forward {
-                    term,
-                    run: self.proposals.run,
-                    number: self.proposals.forwarded,
-                    seq,
-                    payload: waiting.payload.clone(),
-                };
+                let (number, run) = (self.proposals.forwarded, self.proposals.run);
+                let again = self.ticks + SEND_AGAIN;
+                waiting.sent = Some(Sent { number, again, wait: 2 * SEND_AGAIN });
+                let payload = waiting.payload.clone();
+                let forward = Forward { term, run, number, seq, payload };
                 self.outbox.push((leader, PeerMessage::Forward(forward)));
             } else {
                 return;
             }
             waiting.term = Some(term);
             self.proposals.idle.pop_front();
+        }
+    }
+
+    /// Sends the leader once more what it may not have got. In another term it
+    /// is another leader, and [`Core::lost_before`] decides.
+    fn send_again(&mut self) {
+        let (term, now) = (self.group.term(), self.ticks);
+        let Some(leader) = self.group.leadership().leader.filter(|_| !self.group.is_raft_leader())
+        else {
+            return;
+        };
+        for (seq, waiting) in &mut self.proposals.waiting {
+            let Some(sent) = waiting.sent.as_mut().filter(|_| waiting.term == Some(term)) else {
+                continue;
+            };
+            if sent.again > now {
+                continue;
+            }
+            sent.again = now + sent.wait;
+            sent.wait *= 2;
+            let (number, run, payload) = (sent.number, self.proposals.run, waiting.payload.clone());
+            let forward = Forward { term, run, number, seq: *seq, payload };
+            self.outbox.push((leader, PeerMessage::Forward(forward)));
         }
     }
 
@@ -224,12 +266,15 @@ impl<L: LogStore> Core<L> {
             return;
         }
         match payload {
-            Payload::Batch(data) => {
-                if let Err(error) = self.group.propose(data) {
-                    tracing::debug!(%error, from, "a forwarded batch is dropped");
-                }
-            }
+            Payload::Batch(data) => match self.group.propose(data) {
+                Ok(()) => self.proposals.took(run, number),
+                // It is in no log, and welcome when it comes again.
+                Err(error) => tracing::debug!(%error, from, "a forwarded batch is dropped"),
+            },
             Payload::Change(data) => {
+                // Whatever becomes of it: its sender may have been told that it
+                // was refused, and then it must not take effect later.
+                self.proposals.took(run, number);
                 if let Err(reason) = self.propose_change(&data) {
                     self.outbox.push((from, PeerMessage::Refused { seq, reason }));
                 }
@@ -259,7 +304,7 @@ impl<L: LogStore> Core<L> {
             let Some(waiting) = self.proposals.waiting.get_mut(&seq) else { continue };
             match waiting.payload {
                 Payload::Batch(_) => {
-                    waiting.term = None;
+                    (waiting.term, waiting.sent) = (None, None);
                     self.proposals.idle.push_back(seq);
                 }
                 // It was decided about a group that may have changed.
@@ -268,10 +313,11 @@ impl<L: LogStore> Core<L> {
         }
     }
 
-    /// Offers again what waits for a leader and gives up what has waited too
-    /// long.
+    /// Offers again what waits for a leader, or may be lost on its way to it, and
+    /// gives up what has waited too long.
     pub(super) fn retry_proposals(&mut self) {
         self.hand_out();
+        self.send_again();
         let now = self.ticks;
         let late: Vec<u64> = (self.proposals.waiting.iter())
             .filter(|(_, waiting)| waiting.until <= now)
@@ -319,12 +365,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_and_late_messages_are_not_new() {
+    fn each_number_is_new_once_in_a_term() {
         let mut proposals = Proposals::new(1, 10);
         let cases = [
             (5, 7, 1, true),
             (5, 7, 1, false),
             (5, 7, 3, true),
+            (5, 7, 2, true),
             (5, 7, 2, false),
             (5, 8, 1, true),
             (6, 7, 3, true),
@@ -332,6 +379,9 @@ mod tests {
         ];
         for (term, run, number, expected) in cases {
             assert_eq!(proposals.is_new(term, run, number), expected, "{term} {run} {number}");
+            // What was not taken stays new.
+            assert_eq!(proposals.is_new(term, run, number), expected, "{term} {run} {number}");
+            proposals.took(run, number);
         }
     }
 

@@ -36,6 +36,9 @@ impl Outside for Left {
     }
 }
 
+/// In ticks.
+const SECOND: usize = 10;
+
 struct Member {
     core: Core<MemoryLog>,
     shared: Arc<Shared>,
@@ -277,6 +280,70 @@ fn without_a_quorum_callers_get_an_error_in_time() {
     }
     assert!(world.core(leader).proposals.is_empty() && world.core(leader).reads.is_empty());
     assert_eq!(world.core(leader).leadership.leader, None);
+}
+
+#[test]
+fn a_forwarded_write_that_is_lost_is_sent_again() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let other = if leader == 1 { 2 } else { 1 };
+    let term = world.core(leader).leadership.term;
+    // One message is lost, the next one arrives.
+    world.cut.insert(other);
+    let lost = world.put(other, "lost", vec![]);
+    world.settle();
+    world.cut.clear();
+    let next = world.put(other, "next", vec![]);
+    world.settle();
+    assert_eq!(world.committed(other, next), Some(1));
+    assert_eq!(world.answer(other, lost), None);
+    world.tick(SECOND);
+    assert_eq!(world.committed(other, lost), Some(2));
+    assert_eq!(world.core(leader).leadership.term, term, "without an election");
+    world.tick(5 * SECOND);
+    assert_eq!(world.core(leader).machine.revision(), Revision(2), "once");
+    world.agree();
+}
+
+#[test]
+fn a_slow_write_is_sent_again_and_takes_effect_once() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let [other, third] = [(leader % 3) + 1, (leader + 1) % 3 + 1];
+    // The leader gets it and cannot commit it: nobody hears its followers.
+    let deaf = |world: &mut World, ticks: usize| {
+        let mut forwards = 0;
+        for _ in 0..ticks {
+            world.members.values_mut().for_each(|member| member.core.tick());
+            for id in [other, third, leader] {
+                let member = world.members.get_mut(&id).unwrap();
+                member.core.turn(&mut member.left).unwrap();
+                for (to, message) in std::mem::take(&mut member.left.messages) {
+                    let told = matches!(message, PeerMessage::Forward(_));
+                    forwards += usize::from(told);
+                    if id == leader || told {
+                        world.members.get_mut(&to).unwrap().core.step(id, message);
+                    }
+                }
+            }
+        }
+        forwards
+    };
+    let term = world.core(leader).leadership.term;
+    let slow = world.put(other, "slow", vec![]);
+    let last = world.core(leader).group.log().last_index();
+    assert_eq!(deaf(&mut world, SECOND / 2), 1);
+    let forwarded = world.core(leader).group.log().last_index();
+    assert_eq!(forwarded, last + 1);
+    // Before the leader notices that nobody answers.
+    let waiting = &mut world.members.get_mut(&other).unwrap().core;
+    waiting.ticks += SECOND as u64;
+    assert_eq!(deaf(&mut world, 1), 1, "sent again");
+    assert_eq!(world.core(leader).leadership.term, term);
+    assert_eq!(world.core(leader).group.log().last_index(), forwarded, "not proposed again");
+    world.tick(5);
+    assert_eq!(world.committed(other, slow), Some(1));
+    world.agree();
 }
 
 #[test]

@@ -5,6 +5,10 @@ use super::{Happening, Member, Ticket, Waiting, World};
 /// Milliseconds after the faults within which the group has to work again.
 const RECOVERY_MS: u64 = 20_000;
 
+/// Milliseconds that a call from before may go on waiting: its member may be
+/// paused for a while still, and then has its patience.
+const OLD_CALLS_MS: u64 = 10_000;
+
 impl World {
     /// The faults are over. The group has to elect, to take writes everywhere
     /// and to agree.
@@ -75,6 +79,16 @@ impl World {
 
     /// Calls through every member, then silence: all agree in the end.
     fn settle(&mut self) -> Result<(), String> {
+        // Calls that were hit by the faults end first: a lone caller makes no
+        // other meanwhile.
+        let old: Vec<_> = self.tickets.keys().copied().collect();
+        let deadline = self.now + OLD_CALLS_MS;
+        while old.iter().any(|ticket| self.tickets.contains_key(ticket)) {
+            if self.now > deadline {
+                return Err(format!("a call is never answered\n{}", self.describe()));
+            }
+            self.until(self.now + 100)?;
+        }
         let before = self.history.acknowledged();
         self.until(self.now + 5_000)?;
         if self.history.acknowledged() == before {
