@@ -1,10 +1,10 @@
-//! Container logs as one body.
+//! Container logs: one body, or the messages of a WebSocket.
 
 use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::{Path, Query, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,8 +13,15 @@ use futures::{StreamExt, future, stream};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::backend::Backend;
+use super::{
+    backend::Backend,
+    upgrade,
+    websocket::{self, Framing},
+};
 use crate::runtime::{LogOptions, Output};
+
+/// The subprotocols of logs, best first; a client may also name none.
+const WEBSOCKET: [&str; 3] = ["binary.k8s.io", "base64.binary.k8s.io", ""];
 
 /// The query of a log request; the API server has checked it.
 #[derive(Debug, Default, Deserialize)]
@@ -51,6 +58,7 @@ pub(super) async fn serve(
     State(node): State<Arc<dyn Backend>>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(query): Query<LogQuery>,
+    request: Request,
 ) -> Response {
     let found = match node.container(&namespace, &pod, &container, query.previous).await {
         Ok(found) => found,
@@ -65,10 +73,20 @@ pub(super) async fn serve(
             Output::Stdout(bytes) | Output::Stderr(bytes) => bytes,
         })
     });
-    let body = match query.limit_bytes {
-        Some(limit) => Body::from_stream(limited(bytes, limit)),
-        None => Body::from_stream(bytes),
+    let bytes = match query.limit_bytes {
+        Some(limit) => limited(bytes, limit).boxed(),
+        None => bytes.boxed(),
     };
+    if upgrade::wants_websocket(request.headers()) {
+        return match upgrade::asked(request, &WEBSOCKET, &[]).await {
+            Ok(asked) => asked.answer(
+                |socket, protocol| websocket::send_all(socket, Framing::of(protocol), bytes),
+                async |_| (),
+            ),
+            Err(refusal) => *refusal,
+        };
+    }
+    let body = Body::from_stream(bytes);
     (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain")], body).into_response()
 }
 

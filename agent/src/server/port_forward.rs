@@ -1,13 +1,16 @@
-//! Port-forward: connections into a pod's own network, many over one SPDY
-//! connection, which itself may run inside a WebSocket.
+//! Port-forward: connections into a pod's own network.
 //!
-//! For each forwarded connection the client opens two streams with the same
-//! request id: `error`, on which we say what went wrong, and `data`.
+//! Over SPDY there are as many as the client likes, on one connection, which
+//! itself may run inside a WebSocket: for each the client opens two streams
+//! with the same request id, `error`, on which we say what went wrong, and
+//! `data`. Over numbered channels of a WebSocket there is one connection for
+//! each port that the request names; see [`channels`].
 
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Path, RawQuery, Request, State},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use bytes::BytesMut;
@@ -22,15 +25,21 @@ use super::{
     backend::Backend,
     spdy::connection::{self, Stream},
     upgrade,
-    websocket::ByteStream,
+    websocket::{ByteStream, Framing},
 };
 use crate::runtime::labels;
 
-const WEBSOCKET: [&str; 1] = ["SPDY/3.1+portforward.k8s.io"];
+/// SPDY inside a WebSocket.
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// The subprotocols of a WebSocket, best first; a client that names none
+/// means numbered channels.
+const WEBSOCKET: [&str; 4] = [TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
 const SPDY: [&str; 1] = ["portforward.k8s.io"];
 /// Halves of a pair whose other half has not come; more end the connection.
 const MAX_WAITING: usize = 64;
 const READ_SIZE: usize = 32 << 10;
+
+mod channels;
 
 /// Which pod.
 struct Target {
@@ -48,6 +57,7 @@ struct Pair {
 pub(super) async fn serve(
     State(node): State<Node>,
     Path((namespace, pod)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
     request: Request,
 ) -> Response {
     // Better to say now that there is no such pod than on every connection.
@@ -60,10 +70,32 @@ pub(super) async fn serve(
     };
     let target = Arc::new(Target { namespace, pod });
     let (web_node, web_target) = (Arc::clone(&node), Arc::clone(&target));
+    // Only numbered channels need to know the ports beforehand.
+    let ports = match &asked {
+        upgrade::Asked::WebSocket(_, protocol) if *protocol != TUNNEL => {
+            match channels::ports(&query.unwrap_or_default()) {
+                Ok(ports) => ports,
+                Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+            }
+        }
+        _ => Vec::new(),
+    };
     asked.answer(
-        async move |socket, _| forward(ByteStream::new(socket), web_node, web_target).await,
+        async move |socket, protocol| match protocol {
+            TUNNEL => forward(ByteStream::new(socket), web_node, web_target).await,
+            named => {
+                channels::serve(socket, Framing::of(named), ports, web_node, web_target).await;
+            }
+        },
         async move |transport| forward(transport, node, target).await,
     )
+}
+
+impl Target {
+    /// What a client is told of a connection that failed.
+    fn failure(&self, port: u16, why: &dyn std::fmt::Display) -> String {
+        format!("error forwarding port {port} to pod {}, uid : {why}", self.pod)
+    }
 }
 
 /// Forwards until the client leaves.
@@ -141,9 +173,7 @@ async fn connect(pair: Pair, node: Arc<dyn Backend>, target: Arc<Target>) {
     };
     let told = async {
         if let Some(failed) = failed {
-            let text =
-                format!("error forwarding port {port} to pod {}, uid : {failed}", target.pod);
-            error.outgoing.send(text.into()).await?;
+            error.outgoing.send(target.failure(port, &failed).into()).await?;
         }
         error.outgoing.finish().await
     };

@@ -20,7 +20,7 @@ use super::{
     Node,
     backend::{Backend, BackendError},
     upgrade::{self, Asked},
-    websocket,
+    websocket::Channels,
 };
 use crate::runtime::{AttachOptions, ExecOptions, Output, Session, Terminal, TerminalSize};
 
@@ -30,7 +30,6 @@ pub(super) const QUEUE: usize = 32;
 const EXIT_POLLS: u32 = 50;
 const EXIT_POLL: Duration = Duration::from_millis(20);
 
-const WEBSOCKET: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 const SPDY: [&str; 1] = ["v4.channel.k8s.io"];
 
 /// From the client.
@@ -148,7 +147,7 @@ async fn running(
 }
 
 async fn answer(node: Node, job: Job, request: Request) -> Response {
-    let asked: Asked = match upgrade::asked(request, &WEBSOCKET, &SPDY).await {
+    let asked: Asked = match upgrade::asked(request, &Channels::NAMES, &SPDY).await {
         Ok(asked) => asked,
         Err(refusal) => return *refusal,
     };
@@ -158,9 +157,8 @@ async fn answer(node: Node, job: Job, request: Request) -> Response {
         async move |socket, protocol| {
             let (incoming_tx, incoming_rx) = mpsc::channel(QUEUE);
             let (outgoing_tx, outgoing_rx) = mpsc::channel(QUEUE);
-            let can_close = protocol == WEBSOCKET[0];
             tokio::join!(
-                websocket::channels(socket, can_close, incoming_tx, outgoing_rx),
+                Channels::of(protocol).run(socket, incoming_tx, outgoing_rx),
                 run(&*node, &job, incoming_rx, outgoing_tx),
             );
         },

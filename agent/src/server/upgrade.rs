@@ -14,7 +14,7 @@ const STREAM_VERSION: &str = "x-stream-protocol-version";
 /// A client that asks for streams.
 pub(super) enum Asked {
     /// By WebSocket, with this subprotocol.
-    WebSocket(Box<WebSocketUpgrade>, String),
+    WebSocket(Box<WebSocketUpgrade>, &'static str),
     /// By SPDY; the connection itself, once the answer is out.
     Spdy(hyper::upgrade::OnUpgrade, &'static str),
 }
@@ -22,21 +22,25 @@ pub(super) enum Asked {
 /// The answer to a client whose request cannot be upgraded.
 pub(super) type Refusal = Box<Response>;
 
+/// Whether a request wants to become a WebSocket.
+pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
+    wants(headers, "websocket")
+}
+
+fn wants(headers: &HeaderMap, transport: &str) -> bool {
+    let named = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    named.is_some_and(|value| value.eq_ignore_ascii_case(transport))
+}
+
 /// Reads what the client asks for. `web` and `spdy` are the subprotocols that
-/// will do, best first.
+/// will do, best first; an empty name among them is a client that names none.
 pub(super) async fn asked(
     request: Request,
     web: &[&'static str],
     spdy: &[&'static str],
 ) -> Result<Asked, Refusal> {
     let (mut parts, _) = request.into_parts();
-    let wants = |name: &str| {
-        parts
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(|value| value.to_str().is_ok_and(|value| value.eq_ignore_ascii_case(name)))
-    };
-    if wants("SPDY/3.1") {
+    if wants(&parts.headers, "SPDY/3.1") {
         let Some(protocol) = choose(&parts.headers, STREAM_VERSION, spdy) else {
             return Err(unacceptable(spdy));
         };
@@ -45,7 +49,7 @@ pub(super) async fn asked(
             None => Err(refuse("the connection cannot be upgraded")),
         };
     }
-    if wants("websocket") {
+    if wants_websocket(&parts.headers) {
         return websocket(&mut parts, web).await;
     }
     Err(refuse("Upgrade request required"))
@@ -54,19 +58,19 @@ pub(super) async fn asked(
 async fn websocket(parts: &mut Parts, web: &[&'static str]) -> Result<Asked, Refusal> {
     let Some(protocol) = choose(&parts.headers, header::SEC_WEBSOCKET_PROTOCOL.as_str(), web)
     else {
-        return Err(refuse(&format!("unable to upgrade: one of {} is required", web.join(", "))));
+        return Err(refuse(&format!("unable to upgrade: one of {} is required", named(web))));
     };
     let upgrade = WebSocketUpgrade::from_request_parts(parts, &())
         .await
         .map_err(|error| Box::new(error.into_response()))?;
-    Ok(Asked::WebSocket(Box::new(upgrade.protocols([protocol])), protocol.to_owned()))
+    Ok(Asked::WebSocket(Box::new(upgrade.protocols([protocol])), protocol))
 }
 
 impl Asked {
     /// Answers 101 and runs one of the two on the connection.
     pub(super) fn answer<W, S, WF, SF>(self, web: W, spdy: S) -> Response
     where
-        W: FnOnce(WebSocket, String) -> WF + Send + 'static,
+        W: FnOnce(WebSocket, &'static str) -> WF + Send + 'static,
         S: FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> SF + Send + 'static,
         WF: Future<Output = ()> + Send + 'static,
         SF: Future<Output = ()> + Send + 'static,
@@ -108,7 +112,17 @@ fn choose(headers: &HeaderMap, name: &str, ours: &[&'static str]) -> Option<&'st
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .collect();
-    ours.iter().copied().find(|protocol| offered.contains(protocol))
+    let has_none = offered.iter().all(|name| name.is_empty());
+    ours.iter().copied().find(|protocol| match *protocol {
+        "" => has_none,
+        named => offered.contains(&named),
+    })
+}
+
+/// The subprotocols that have a name, for a message.
+fn named(ours: &[&str]) -> String {
+    let named: Vec<&str> = ours.iter().copied().filter(|name| !name.is_empty()).collect();
+    named.join(", ")
 }
 
 fn refuse(why: &str) -> Refusal {
@@ -117,11 +131,9 @@ fn refuse(why: &str) -> Refusal {
 
 /// 403 with what would do, from which a client learns to ask for less.
 fn unacceptable(ours: &[&'static str]) -> Refusal {
-    let mut response = (
-        StatusCode::FORBIDDEN,
-        format!("unable to upgrade: one of {} is required", ours.join(", ")),
-    )
-        .into_response();
+    let mut response =
+        (StatusCode::FORBIDDEN, format!("unable to upgrade: one of {} is required", named(ours)))
+            .into_response();
     for protocol in ours {
         let value = header::HeaderValue::from_static(protocol);
         response.headers_mut().append("x-accepted-stream-protocol-versions", value);
@@ -143,5 +155,7 @@ mod tests {
         assert_eq!(choose(&headers, "p", &ours[1..]), Some("v4.channel.k8s.io"));
         assert_eq!(choose(&headers, "p", &["other"]), None);
         assert_eq!(choose(&HeaderMap::new(), "p", &ours), None);
+        assert_eq!(choose(&HeaderMap::new(), "p", &["v5.channel.k8s.io", ""]), Some(""));
+        assert_eq!(choose(&headers, "p", &["other", ""]), None);
     }
 }

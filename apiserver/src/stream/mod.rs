@@ -15,7 +15,7 @@ pub(crate) mod usage;
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -64,7 +64,7 @@ impl Streams {
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         match (info.resource.as_str(), info.subresource.as_str()) {
-            ("pods", "log") => self.log(info, object, request.uri()).await,
+            ("pods", "log") => self.log(info, object, request).await,
             ("pods", "exec" | "attach" | "portforward") => {
                 self.upgrade(info, object, request).await
             }
@@ -84,17 +84,21 @@ impl Streams {
         &self,
         info: &RequestInfo,
         pod: &Value,
-        uri: &Uri,
+        request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
-        let query = LogQuery::read(uri.query().unwrap_or_default(), &info.name)?;
+        let query = LogQuery::read(request.uri().query().unwrap_or_default(), &info.name)?;
         let container = target::container(pod, query.container.as_deref())?;
         // Nothing has run yet, so there is nothing to show.
         let Some(node) = target::node(pod) else { return Ok(Response::new(Body::empty())) };
         let agent = Agent::of(&self.objects, node)?;
         let path = target::path("containerLogs", info, Some(&container));
+        let path = format!("{path}?{}", query.forwarded());
+        if agent::is_upgrade(request.headers()) {
+            return self.tunnel(&agent, request, &path).await;
+        }
         let request = Request::builder()
             .method(Method::GET)
-            .uri(format!("{path}?{}", query.forwarded()))
+            .uri(path)
             .body(Body::empty())
             .map_err(|error| ApiError::internal(error.to_string()))?;
         let response = agent.send(&self.tls, request).await?;
@@ -118,7 +122,7 @@ impl Streams {
         &self,
         info: &RequestInfo,
         pod: &Value,
-        mut request: Request<Body>,
+        request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         if !agent::is_upgrade(request.headers()) {
             return Err(ApiError::bad_request("Upgrade request required"));
@@ -136,7 +140,17 @@ impl Streams {
             ApiError::bad_request(format!("pod {} does not have a host assigned", info.name))
         })?;
         let agent = Agent::of(&self.objects, node)?;
-        let onward = agent::upgrade_request(&request, &format!("{path}?{query}"))?;
+        self.tunnel(&agent, request, &format!("{path}?{query}")).await
+    }
+
+    /// Forwards an upgrade to `path` on an agent, and from then on bytes.
+    async fn tunnel(
+        &self,
+        agent: &Agent,
+        mut request: Request<Body>,
+        path: &str,
+    ) -> Result<Response<Body>, ApiError> {
+        let onward = agent::upgrade_request(&request, path)?;
         let mut response = agent.send(&self.tls, onward).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let mut refused = refusal(response).await.into_response();
