@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Event, Secret};
 use kube::Resource;
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::DeleteParams;
 use kube::core::PartialObjectMeta;
 use skiff_client::Api;
 
@@ -125,9 +125,7 @@ impl<K: Expiring> Controller for Expiry<K> {
             return Ok(Next::After(rest));
         }
         let api: Api<K> = Api::within(self.context.client.clone(), &key.namespace);
-        let preconditions =
-            Preconditions { uid: object.meta().uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let params = DeleteParams::default().preconditions(meta::identity(object.meta()));
         let deleted = ignore_not_found(api.delete(&key.name, &params).await);
         deleted.map(|_| Next::OnChange).doing(|| format!("delete expired {} {key}", K::kind(&())))
     }

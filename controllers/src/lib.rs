@@ -46,6 +46,7 @@ mod error;
 mod events;
 mod expectations;
 mod meta;
+mod pod_control;
 mod pods;
 mod queue;
 mod runner;

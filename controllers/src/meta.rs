@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, ObjectMeta, OwnerReference, Time,
 };
 use kube::Resource;
+use kube::api::Preconditions;
 use kube::core::Selector;
 
 use crate::error::Error;
@@ -119,6 +120,12 @@ pub(crate) fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> 
         controller: Some(true),
         block_owner_deletion: Some(true),
     }
+}
+
+/// What a deletion asks for, so that it never hits another object that has
+/// taken the name meanwhile.
+pub(crate) fn identity(meta: &ObjectMeta) -> Preconditions {
+    Preconditions { uid: meta.uid.clone(), resource_version: None }
 }
 
 /// A reference to `object`, as events carry it.

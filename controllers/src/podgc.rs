@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use skiff_client::Api;
 use tracing::info;
@@ -103,12 +103,8 @@ impl PodCollector {
                 .await;
             ignore_not_found(patched).doing(|| format!("mark pod {key} as failed"))?;
         }
-        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(preconditions),
-            ..DeleteParams::default()
-        };
+        let params = DeleteParams::default().grace_period(0);
+        let params = params.preconditions(meta::identity(&pod.metadata));
         ignore_not_found(api.delete(&key.name, &params).await)
             .doing(|| format!("delete pod {key}"))?;
         info!(pod = %key, ?why, "removed");

@@ -18,11 +18,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use skiff_client::Api;
 
@@ -31,10 +30,10 @@ use self::placement::{Wanted, pin, target, wanted};
 use crate::claim::{apply_claim, plan_claim};
 use crate::context::Context;
 use crate::deployment::{Rounding, scaled};
-use crate::error::{Doing, Error, chain, ignore_not_found, is_namespace_terminating};
-use crate::events::Severity::{Normal, Warning};
+use crate::error::{Doing, Error, ignore_not_found};
 use crate::expectations::Expectations;
 use crate::meta::{self, Key};
+use crate::pod_control::PodControl;
 use crate::pods::{self, Availability};
 use crate::queue::Queue;
 use crate::runner::{Controller, Next};
@@ -44,7 +43,7 @@ const COMPONENT: &str = "daemonset-controller";
 /// The DaemonSet controller.
 pub(crate) struct DaemonSets {
     context: Context,
-    expectations: Expectations<Key>,
+    pods: PodControl,
     /// What was written to the sets themselves and to their history.
     own: Expectations<Key>,
     revisions: Expectations<Key>,
@@ -92,16 +91,9 @@ impl DaemonSets {
                 sets.all().iter().for_each(|set| tx.add(Key::of(&set.metadata)));
             }
         });
-        let new = || Expectations::new();
-        (
-            Arc::new(Self {
-                context: context.clone(),
-                expectations: new(),
-                own: new(),
-                revisions: new(),
-            }),
-            queue,
-        )
+        let pods = PodControl::new(context, COMPONENT);
+        let (own, revisions) = (Expectations::new(), Expectations::new());
+        (Arc::new(Self { context: context.clone(), pods, own, revisions }), queue)
     }
 
     /// Makes the history show the template of now; `None` when it was written.
@@ -131,77 +123,13 @@ impl DaemonSets {
     }
 
     async fn apply(&self, key: &Key, set: &DaemonSet, hash: &str, plan: Plan) -> Result<(), Error> {
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let regarding = meta::object_reference(set);
-        for pod in &plan.delete {
-            self.expectations.deleting(key, meta::uid(&pod.metadata));
-        }
-        let deletions = plan.delete.iter().map(|pod| {
-            let preconditions =
-                Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-            let params =
-                DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            let api = &api;
-            async move { ignore_not_found(api.delete(meta::name(&pod.metadata), &params).await) }
-        });
-        let mut result = Ok(());
-        for (pod, deleted) in plan.delete.iter().zip(join_all(deletions).await) {
-            let name = meta::name(&pod.metadata);
-            match deleted {
-                Ok(_) => {
-                    let message = format!("Deleted pod: {name}");
-                    self.context.events.record(
-                        COMPONENT,
-                        &regarding,
-                        Normal,
-                        "SuccessfulDelete",
-                        message,
-                    );
-                }
-                Err(err) => {
-                    self.expectations.kept(key, meta::uid(&pod.metadata));
-                    result = Err(err).doing(|| format!("delete pod {}/{name}", key.namespace));
-                }
-            }
-        }
-        let Some(template) = set.spec.as_ref().map(|spec| &spec.template) else { return result };
-        let params = PostParams::default();
-        let creations = plan.create.iter().map(|node| {
-            let owner = meta::controller_reference(set);
-            let mut pod = pods::from_template(template, &key.namespace, &key.name, owner);
-            pod.metadata.labels.get_or_insert_default().insert(HASH_LABEL.into(), hash.to_owned());
-            pin(pod.spec.get_or_insert_default(), node);
-            let (api, params) = (&api, &params);
-            async move { api.create(params, &pod).await }
-        });
-        for created in join_all(creations).await {
-            match created {
-                Ok(created) => {
-                    self.expectations.wrote(key, &created.metadata);
-                    let message = format!("Created pod: {}", meta::name(&created.metadata));
-                    self.context.events.record(
-                        COMPONENT,
-                        &regarding,
-                        Normal,
-                        "SuccessfulCreate",
-                        message,
-                    );
-                }
-                Err(err) if is_namespace_terminating(&err) => {}
-                Err(err) => {
-                    let message = format!("Error creating: {}", chain(&err));
-                    self.context.events.record(
-                        COMPONENT,
-                        &regarding,
-                        Warning,
-                        "FailedCreate",
-                        message,
-                    );
-                    result = Err(err).doing(|| format!("create pod of {key}"));
-                }
-            }
-        }
-        result
+        let pods = self.pods.of(key, set);
+        let deleted = pods.delete(&plan.delete).await;
+        let new: Vec<Pod> =
+            plan.create.iter().filter_map(|node| new_pod(key, set, hash, node)).collect();
+        // What could not be deleted is no reason to leave nodes without.
+        let created = pods.create(new).await;
+        deleted.and(created)
     }
 
     async fn write_status(
@@ -231,7 +159,7 @@ impl Controller for DaemonSets {
         let (own, observed) = (caches.daemon_sets.revision(), caches.pods.revision());
         let recorded = caches.controller_revisions.revision();
         let Some(set) = caches.daemon_sets.get(key) else {
-            [&self.expectations, &self.own, &self.revisions]
+            [&self.pods.expectations, &self.own, &self.revisions]
                 .into_iter()
                 .for_each(|known| known.forget(key));
             return Ok(Next::OnChange);
@@ -241,7 +169,7 @@ impl Controller for DaemonSets {
         let wait = self.own.wait(key, own, |_| false);
         let wait = wait.or_else(|| self.revisions.wait(key, recorded, |_| false));
         let wait = wait.or_else(|| {
-            self.expectations.wait(key, observed, |uid| pods::is_staying(&candidates, uid))
+            self.pods.expectations.wait(key, observed, |uid| pods::is_staying(&candidates, uid))
         });
         if let Some(wait) = wait {
             return Ok(Next::After(wait));
@@ -276,6 +204,16 @@ impl Controller for DaemonSets {
         }
         Ok(next.into())
     }
+}
+
+/// The set's pod for one node.
+fn new_pod(key: &Key, set: &DaemonSet, hash: &str, node: &str) -> Option<Pod> {
+    let template = &set.spec.as_ref()?.template;
+    let owner = meta::controller_reference(set);
+    let mut pod = pods::from_template(template, &key.namespace, &key.name, owner);
+    pod.metadata.labels.get_or_insert_default().insert(HASH_LABEL.into(), hash.to_owned());
+    pin(pod.spec.get_or_insert_default(), node);
+    Some(pod)
 }
 
 /// What to do about the pods.

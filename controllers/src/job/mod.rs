@@ -19,7 +19,7 @@ use futures::future::join_all;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{EnvVar, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use skiff_client::Api;
 
@@ -27,10 +27,11 @@ use self::orphans::{Fate, fate};
 use self::plan::{INDEX, Plan, TRACKING, is_finished, is_indexed, plan};
 use crate::claim::{apply_claim, plan_claim};
 use crate::context::Context;
-use crate::error::{Doing, Error, chain, ignore_not_found, is_namespace_terminating};
+use crate::error::{Doing, Error, ignore_not_found};
 use crate::events::Severity::{Normal, Warning};
 use crate::expectations::Expectations;
 use crate::meta::{self, Key};
+use crate::pod_control::PodControl;
 use crate::pods;
 use crate::queue::Queue;
 use crate::runner::{Controller, Next};
@@ -49,7 +50,7 @@ pub(crate) enum Task {
 /// The Job controller.
 pub(crate) struct Jobs {
     context: Context,
-    expectations: Expectations<Key>,
+    pods: PodControl,
     /// What was written to the jobs themselves.
     own: Expectations<Key>,
 }
@@ -81,12 +82,8 @@ impl Jobs {
                 tx.add(Task::Pod(Key::of(&pod.metadata)));
             }
         });
-        let (expectations, own) = (Expectations::new(), Expectations::new());
-        (Arc::new(Self { context: context.clone(), expectations, own }), queue)
-    }
-
-    fn pods_api(&self, key: &Key) -> Api<Pod> {
-        Api::namespaced(self.context.client.clone(), &key.namespace)
+        let (pods, own) = (PodControl::new(context, COMPONENT), Expectations::new());
+        (Arc::new(Self { context: context.clone(), pods, own }), queue)
     }
 
     async fn write_status(&self, key: &Key, job: &Job, desired: JobStatus) -> Result<(), Error> {
@@ -104,32 +101,18 @@ impl Jobs {
 
     fn record_end(&self, job: &Job, ended: &Job) {
         let regarding = meta::object_reference(job);
+        let record = |severity, reason, message| {
+            self.context.events.record(COMPONENT, &regarding, severity, reason, message);
+        };
         let conditions = ended.status.iter().flat_map(|status| status.conditions.iter().flatten());
         for condition in conditions {
             let message = condition.message.clone().unwrap_or_default();
-            match condition.type_.as_str() {
-                "Complete" => {
-                    let message = "Job completed".to_owned();
-                    self.context.events.record(COMPONENT, &regarding, Normal, "Completed", message);
+            match (condition.type_.as_str(), condition.reason.as_deref()) {
+                ("Complete", _) => record(Normal, "Completed", "Job completed".to_owned()),
+                ("Failed", Some("DeadlineExceeded")) => {
+                    record(Warning, "DeadlineExceeded", message);
                 }
-                "Failed" if condition.reason.as_deref() == Some("DeadlineExceeded") => {
-                    self.context.events.record(
-                        COMPONENT,
-                        &regarding,
-                        Warning,
-                        "DeadlineExceeded",
-                        message,
-                    );
-                }
-                "Failed" => {
-                    self.context.events.record(
-                        COMPONENT,
-                        &regarding,
-                        Warning,
-                        "BackoffLimitExceeded",
-                        message,
-                    );
-                }
+                ("Failed", _) => record(Warning, "BackoffLimitExceeded", message),
                 _ => {}
             }
         }
@@ -138,7 +121,7 @@ impl Jobs {
     /// Takes the finalizer off a pod of the job `key`.
     async fn untrack(&self, key: &Key, pod: &Pod) -> Result<(), Error> {
         if let Some(patched) = self.remove_finalizer(pod).await? {
-            self.expectations.wrote(key, &patched.metadata);
+            self.pods.expectations.wrote(key, &patched.metadata);
         }
         Ok(())
     }
@@ -154,66 +137,24 @@ impl Jobs {
             "resourceVersion": pod.metadata.resource_version,
             "finalizers": finalizers,
         }});
-        let patched = self
-            .pods_api(&key)
-            .patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await;
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let patched = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
         ignore_not_found(patched).doing(|| format!("release pod {key}"))
-    }
-
-    async fn delete_pod(&self, key: &Key, job: &Job, pod: &Pod) -> Result<(), Error> {
-        let (name, uid) = (meta::name(&pod.metadata), meta::uid(&pod.metadata));
-        self.expectations.deleting(key, uid);
-        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        if let Err(err) = ignore_not_found(self.pods_api(key).delete(name, &params).await) {
-            self.expectations.kept(key, uid);
-            return Err(err).doing(|| format!("delete pod {}/{name}", key.namespace));
-        }
-        let regarding = meta::object_reference(job);
-        let message = format!("Deleted pod: {name}");
-        self.context.events.record(COMPONENT, &regarding, Normal, "SuccessfulDelete", message);
-        Ok(())
-    }
-
-    async fn create_pod(&self, key: &Key, job: &Job, index: Option<i32>) -> Result<(), Error> {
-        let Some(pod) = new_pod(job, key, index) else { return Ok(()) };
-        let regarding = meta::object_reference(job);
-        match self.pods_api(key).create(&PostParams::default(), &pod).await {
-            Ok(created) => {
-                self.expectations.wrote(key, &created.metadata);
-                let message = format!("Created pod: {}", meta::name(&created.metadata));
-                self.context.events.record(
-                    COMPONENT,
-                    &regarding,
-                    Normal,
-                    "SuccessfulCreate",
-                    message,
-                );
-                Ok(())
-            }
-            Err(err) if is_namespace_terminating(&err) => Ok(()),
-            Err(err) => {
-                let message = format!("Error creating: {}", chain(&err));
-                self.context.events.record(COMPONENT, &regarding, Warning, "FailedCreate", message);
-                Err(err).doing(|| format!("create pod of job {key}"))
-            }
-        }
     }
 
     async fn apply(&self, key: &Key, job: &Job, plan: Plan) -> Result<(), Error> {
         let untracked = join_all(plan.untrack.iter().map(|pod| self.untrack(key, pod))).await;
-        let deleted = join_all(plan.delete.iter().map(|pod| self.delete_pod(key, job, pod))).await;
-        let created =
-            join_all(plan.create.iter().map(|index| self.create_pod(key, job, *index))).await;
-        untracked.into_iter().chain(deleted).chain(created).collect()
+        let pods = self.pods.of(key, job);
+        let deleted = pods.delete(&plan.delete).await;
+        let new: Vec<Pod> =
+            plan.create.iter().filter_map(|index| new_pod(job, key, *index)).collect();
+        let created = pods.create(new).await;
+        untracked.into_iter().chain([deleted, created]).collect()
     }
 
     async fn delete_expired(&self, key: &Key, job: &Job) -> Result<(), Error> {
         let api: Api<Job> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let preconditions = Preconditions { uid: job.metadata.uid.clone(), resource_version: None };
-        let params =
-            DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+        let params = DeleteParams::background().preconditions(meta::identity(&job.metadata));
         ignore_not_found(api.delete(&key.name, &params).await)
             .map(drop)
             .doing(|| format!("delete job {key}"))
@@ -246,7 +187,7 @@ impl Jobs {
         let caches = &self.context.caches;
         let (own, observed) = (caches.jobs.revision(), caches.pods.revision());
         let Some(job) = caches.jobs.get(key) else {
-            self.expectations.forget(key);
+            self.pods.expectations.forget(key);
             self.own.forget(key);
             return Ok(Next::OnChange);
         };
@@ -254,7 +195,7 @@ impl Jobs {
         let candidates = pods::candidates(&caches.pods, &key.namespace, uid);
         let wait = self.own.wait(key, own, |_| false);
         let wait = wait.or_else(|| {
-            self.expectations.wait(key, observed, |uid| pods::is_staying(&candidates, uid))
+            self.pods.expectations.wait(key, observed, |uid| pods::is_staying(&candidates, uid))
         });
         if let Some(wait) = wait {
             return Ok(Next::After(wait));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use skiff_client::Api;
 
@@ -78,8 +78,7 @@ impl TaintEvictions {
         let regarding = meta::object_reference(pod);
         let message = format!("Marking for deletion Pod {key}");
         self.context.events.record(COMPONENT, &regarding, Normal, "TaintManagerEviction", message);
-        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let params = DeleteParams::default().preconditions(meta::identity(&pod.metadata));
         ignore_not_found(api.delete(&key.name, &params).await)
             .map(drop)
             .doing(|| format!("evict pod {key}"))

@@ -13,13 +13,13 @@
 mod kind;
 mod rank;
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::PostParams;
 use skiff_client::Api;
 
 pub(crate) use self::kind::Replicated;
@@ -28,10 +28,10 @@ use self::rank::plan_victims;
 use crate::cache::Cache;
 use crate::claim::{apply_claim, plan_claim};
 use crate::context::Context;
-use crate::error::{Doing, Error, chain, is_namespace_terminating, is_not_found};
-use crate::events::Severity::{Normal, Warning};
+use crate::error::{Doing, Error, chain};
 use crate::expectations::Expectations;
 use crate::meta::{self, Key};
+use crate::pod_control::PodControl;
 use crate::pods::{self, Availability};
 use crate::queue::Queue;
 use crate::runner::{Controller, Next};
@@ -43,7 +43,7 @@ const BURST: usize = 500;
 pub(crate) struct ReplicaSets<O> {
     context: Context,
     sets: Cache<O>,
-    expectations: Expectations<Key>,
+    pods: PodControl,
     /// What was written to the sets themselves.
     own: Expectations<Key>,
 }
@@ -71,124 +71,28 @@ impl<O: Replicated> ReplicaSets<O> {
                 }
             }
         });
-        let (expectations, own) = (Expectations::new(), Expectations::new());
-        (Arc::new(Self { context: context.clone(), sets: sets.clone(), expectations, own }), queue)
+        let pods = PodControl::new(context, O::COMPONENT);
+        let (sets, own) = (sets.clone(), Expectations::new());
+        (Arc::new(Self { context: context.clone(), sets, pods, own }), queue)
     }
 
     async fn apply(&self, key: &Key, set: &O, plan: PodPlan) -> Result<(), Failed> {
+        let pods = self.pods.of(key, set);
         match plan {
             PodPlan::Settled => Ok(()),
-            PodPlan::Create(count) => self
-                .create_pods(key, set, count)
-                .await
-                .map_err(|error| Failed { reason: "FailedCreate", error }),
-            PodPlan::Delete(victims) => self
-                .delete_pods(key, set, victims)
+            PodPlan::Create(count) => {
+                let Some(template) = set.template() else { return Ok(()) };
+                let owner = meta::controller_reference(set);
+                let pod = pods::from_template(template, &key.namespace, &key.name, owner);
+                pods.create(iter::repeat_n(&pod, count.min(BURST)))
+                    .await
+                    .map_err(|error| Failed { reason: "FailedCreate", error })
+            }
+            PodPlan::Delete(victims) => pods
+                .delete(&victims)
                 .await
                 .map_err(|error| Failed { reason: "FailedDelete", error }),
         }
-    }
-
-    /// Creates pods in batches that double, so that a refusal (a quota, a bad
-    /// template) costs one request rather than hundreds.
-    async fn create_pods(&self, key: &Key, set: &O, count: usize) -> Result<(), Error> {
-        let Some(template) = set.template() else { return Ok(()) };
-        let pod = pods::from_template(
-            template,
-            &key.namespace,
-            &key.name,
-            meta::controller_reference(set),
-        );
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let regarding = meta::object_reference(set);
-        let mut left = count.min(BURST);
-        let mut batch = 1;
-        while left > 0 {
-            let size = batch.min(left);
-            let params = PostParams::default();
-            let mut refused = None;
-            for created in join_all((0..size).map(|_| api.create(&params, &pod))).await {
-                match created {
-                    Ok(created) => {
-                        self.expectations.wrote(key, &created.metadata);
-                        let message = format!("Created pod: {}", meta::name(&created.metadata));
-                        self.context.events.record(
-                            O::COMPONENT,
-                            &regarding,
-                            Normal,
-                            "SuccessfulCreate",
-                            message,
-                        );
-                    }
-                    Err(err) if is_namespace_terminating(&err) => return Ok(()),
-                    Err(err) => {
-                        let message = format!("Error creating: {}", chain(&err));
-                        self.context.events.record(
-                            O::COMPONENT,
-                            &regarding,
-                            Warning,
-                            "FailedCreate",
-                            message,
-                        );
-                        refused = Some(err);
-                    }
-                }
-            }
-            if let Some(err) = refused {
-                return Err(err).doing(|| format!("create pod {key}-"));
-            }
-            left -= size;
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn delete_pods(&self, key: &Key, set: &O, victims: Vec<Arc<Pod>>) -> Result<(), Error> {
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let regarding = meta::object_reference(set);
-        for victim in &victims {
-            self.expectations.deleting(key, meta::uid(&victim.metadata));
-        }
-        let deletions = victims.iter().map(|victim| {
-            let preconditions =
-                Preconditions { uid: victim.metadata.uid.clone(), resource_version: None };
-            let params =
-                DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            let api = &api;
-            async move { api.delete(meta::name(&victim.metadata), &params).await }
-        });
-        let mut result = Ok(());
-        for (victim, deleted) in victims.iter().zip(join_all(deletions).await) {
-            let name = meta::name(&victim.metadata);
-            match deleted {
-                Ok(_) => {
-                    let message = format!("Deleted pod: {name}");
-                    self.context.events.record(
-                        O::COMPONENT,
-                        &regarding,
-                        Normal,
-                        "SuccessfulDelete",
-                        message,
-                    );
-                }
-                Err(err) => {
-                    self.expectations.kept(key, meta::uid(&victim.metadata));
-                    if is_not_found(&err) {
-                        continue;
-                    }
-                    let message = format!("Error deleting: {}", chain(&err));
-                    self.context.events.record(
-                        O::COMPONENT,
-                        &regarding,
-                        Warning,
-                        "FailedDelete",
-                        message,
-                    );
-                    result = Err(err).doing(|| format!("delete pod {}/{name}", key.namespace));
-                }
-            }
-        }
-        result
     }
 
     /// The pods of all sets under the same Deployment as this one.
@@ -213,7 +117,7 @@ impl<O: Replicated> Controller for ReplicaSets<O> {
         // Revisions are read before objects: those may be newer, never older.
         let (own, observed) = (self.sets.revision(), self.context.caches.pods.revision());
         let Some(set) = self.sets.get(key) else {
-            self.expectations.forget(key);
+            self.pods.expectations.forget(key);
             self.own.forget(key);
             return Ok(Next::OnChange);
         };
@@ -223,7 +127,7 @@ impl<O: Replicated> Controller for ReplicaSets<O> {
         let uid = meta::uid(set.meta());
         let mut candidates = pods::candidates(&self.context.caches.pods, &key.namespace, uid);
         if let Some(wait) =
-            self.expectations.wait(key, observed, |uid| pods::is_staying(&candidates, uid))
+            self.pods.expectations.wait(key, observed, |uid| pods::is_staying(&candidates, uid))
         {
             return Ok(Next::After(wait));
         }
