@@ -9,8 +9,10 @@
 //!
 //! [`Api`] has those calls of [`kube::Api`] that we use, under the same names,
 //! with the same parameters and errors. [`watch()`] is `kube`'s `watcher`.
-//! [`chain`] puts errors into words. [`connect`] makes a client over the network for whoever knows the cluster's
-//! authority: nodes, and the administrator at a master.
+//! [`chain`] puts errors into words. [`connect`] makes a client over the
+//! network for whoever knows the cluster's authority: nodes, and the
+//! administrator at a master; [`on_lost_quorum`] notices when its server is of
+//! no use any more.
 //!
 //! Left out: objects whose kind is known only at run time, and metadata alone.
 //! For them `kube` has `Api<DynamicObject>` and `PartialObjectMeta`, which are
@@ -20,11 +22,13 @@
 
 mod api;
 mod error;
+mod quorum;
 mod remote;
 mod watch;
 
 pub use api::Api;
 pub use error::chain;
+pub use quorum::on_lost_quorum;
 pub use remote::{Credentials, RemoteError, connect};
 pub use watch::{watch, watch_with};
 

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use anyhow::{Context, bail};
 
 use super::args::AgentArgs;
+use super::cluster_info::ClusterInfo;
 use super::masters::Masters;
 use super::supervise::Supervisor;
 use super::{cluster_info, node, preflight};
@@ -27,17 +28,25 @@ pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     };
     let mut supervisor = Supervisor::new();
     let masters = Masters::new(servers);
-    masters.learn(&cluster_info::remembered_masters(&data_dir.path));
+    masters.follow(&cluster_info::remembered_masters(&data_dir.path));
     let way = masters.open().await?;
     let server = format!("https://{}", way.address);
     supervisor.spawn("way to the masters", way.serve(supervisor.cancel.clone()));
     let joined = skiff_agent::join(&server, args.token.as_deref(), &data_dir.path, &name)
         .await
         .with_context(|| format!("cannot join {}", args.server))?;
-    let info = cluster_info::fetch(&joined.client, &data_dir.path).await?;
-    masters.learn(&info.masters);
-    let cluster =
-        node::Cluster { client: joined.client.clone(), ca_pem: joined.server_ca_pem.clone(), info };
+    let asked = masters.clone();
+    let client = skiff_client::on_lost_quorum(joined.client, move |own| asked.lost_quorum(own));
+    let info = cluster_info::fetch(&client, &data_dir.path).await?;
+    masters.follow(&info.masters);
+    let learnt = move |info: &ClusterInfo| masters.follow(&info.masters);
+    let (followed, copy, cancel) =
+        (client.clone(), data_dir.path.clone(), supervisor.cancel.clone());
+    supervisor.spawn("list of masters", async move {
+        cluster_info::follow(followed, &copy, learnt, cancel).await;
+        Ok(())
+    });
+    let cluster = node::Cluster { client, ca_pem: joined.server_ca_pem.clone(), info };
     let cancel = supervisor.cancel.clone();
     supervisor.spawn("certificate renewal", async move {
         joined.renewal.run(cancel).await;

@@ -1,5 +1,6 @@
 //! What a node has to know of its cluster beyond the CA: the address ranges
-//! and the DNS. The leader publishes it, nodes fetch it when they start.
+//! and the DNS. The leader publishes it, nodes fetch it when they start and
+//! follow it from then on: masters come and go.
 //!
 //! It stands in the ConfigMap `kube-public/skiff-cluster`, readable by nodes.
 //! A node keeps a copy, so that it starts its pods again after a power cut
@@ -10,15 +11,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::StreamExt;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::watcher;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skiff_client::Api;
-use tracing::{info, warn};
+use skiff_client::{Api, chain};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
 /// Where the ConfigMap is.
 const NAMESPACE: &str = "kube-public";
@@ -50,7 +54,7 @@ pub(super) struct ClusterInfo {
 pub(super) async fn publish(client: &Client, info: &ClusterInfo) -> anyhow::Result<()> {
     let data = json!({"cluster.json": serde_json::to_string(info)?});
     ensure(&Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE), json!({"data": data})).await?;
-    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [NAME], "verbs": ["get"]}]);
+    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [NAME], "verbs": ["get", "list", "watch"]}]);
     ensure(&Api::<Role>::namespaced(client.clone(), NAMESPACE), json!({"rules": rules})).await?;
     let binding = json!({
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
@@ -90,9 +94,7 @@ pub(super) async fn fetch(client: &Client, data_dir: &Path) -> anyhow::Result<Cl
     loop {
         match read(client).await {
             Ok(info) => {
-                let text = serde_json::to_vec(&info)?;
-                std::fs::write(&copy, text)
-                    .with_context(|| format!("cannot write {}", copy.display()))?;
+                save(&info, &copy)?;
                 return Ok(info);
             }
             Err(error) => {
@@ -114,11 +116,116 @@ pub(super) async fn fetch(client: &Client, data_dir: &Path) -> anyhow::Result<Cl
     }
 }
 
+/// Tells of every change of the settings, and keeps the copy up to date, until
+/// cancelled.
+pub(super) async fn follow(
+    client: Client,
+    data_dir: &Path,
+    mut learnt: impl FnMut(&ClusterInfo),
+    cancel: CancellationToken,
+) {
+    let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    let only = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+    let mut events = skiff_client::watch(api, only);
+    let mut known = None;
+    loop {
+        let event = tokio::select! {
+            () = cancel.cancelled() => return,
+            event = events.next() => event,
+        };
+        let info = match event {
+            Some(Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map))) => parse(&map),
+            // Gone: the leader will write it again.
+            Some(Ok(_)) => continue,
+            // The watch waits and begins again by itself.
+            Some(Err(error)) => {
+                debug!(error = chain(&error), "watching the cluster's settings");
+                continue;
+            }
+            None => return,
+        };
+        match info {
+            Ok(info) if known.as_ref() != Some(&info) => {
+                learnt(&info);
+                if let Err(error) = save(&info, &data_dir.join(COPY)) {
+                    warn!(error = format!("{error:#}"), "the next start will not know this");
+                }
+                known = Some(info);
+            }
+            Ok(_) => {}
+            Err(error) => warn!(error = format!("{error:#}"), "the cluster's settings"),
+        }
+    }
+}
+
+fn save(info: &ClusterInfo, copy: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_vec(info)?;
+    std::fs::write(copy, text).with_context(|| format!("cannot write {}", copy.display()))
+}
+
 async fn read(client: &Client) -> anyhow::Result<ClusterInfo> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let map = api.get(NAME).await?;
+    parse(&api.get(NAME).await?)
+}
+
+fn parse(map: &ConfigMap) -> anyhow::Result<ClusterInfo> {
     let text = map.data.as_ref().and_then(|data| data.get("cluster.json"));
     let text =
         text.with_context(|| format!("the ConfigMap {NAMESPACE}/{NAME} has no cluster.json"))?;
     Ok(serde_json::from_str(text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use skiff_apiserver::user::UserInfo;
+    use skiff_store::Store;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_hears_of_every_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = skiff_apiserver::Config::new(
+            dir.path(),
+            ([127, 0, 0, 1], 0).into(),
+            [127, 0, 0, 1].into(),
+        );
+        let server = skiff_apiserver::start(config, Store::memory().await.unwrap()).await.unwrap();
+        let (admin, node) = (
+            server.client(UserInfo::loopback()),
+            server
+                .client(UserInfo::new("system:node:n1", ["system:nodes", "system:authenticated"])),
+        );
+        let masters = |ports: &[u16]| -> Vec<SocketAddr> {
+            ports.iter().map(|port| ([10, 0, 0, 1], *port).into()).collect()
+        };
+        let info = |ports: &[u16]| ClusterInfo {
+            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            cluster_dns: [10, 96, 0, 10].into(),
+            cluster_domain: "cluster.local".to_owned(),
+            masters: masters(ports),
+        };
+        publish(&admin, &info(&[1])).await.unwrap();
+
+        let (learnt_tx, mut learnt_rx) = mpsc::unbounded_channel();
+        let learnt = move |info: &ClusterInfo| learnt_tx.send(info.masters.clone()).unwrap();
+        let (cancel, copy) = (CancellationToken::new(), dir.path().to_owned());
+        let (following, stop) = (node.clone(), cancel.clone());
+        let follower = tokio::spawn(async move { follow(following, &copy, learnt, stop).await });
+        assert_eq!(learnt_rx.recv().await, Some(masters(&[1])));
+        publish(&admin, &info(&[1, 2, 3])).await.unwrap();
+        assert_eq!(learnt_rx.recv().await, Some(masters(&[1, 2, 3])));
+        publish(&admin, &info(&[2, 3])).await.unwrap();
+        assert_eq!(learnt_rx.recv().await, Some(masters(&[2, 3])));
+        cancel.cancel();
+        follower.await.unwrap();
+        assert_eq!(remembered_masters(dir.path()), masters(&[2, 3]), "for the next start");
+
+        let others: Api<ConfigMap> = Api::namespaced(node, NAMESPACE);
+        let refused = others.list(&Default::default()).await.unwrap_err();
+        assert!(matches!(refused, kube::Error::Api(status) if status.is_forbidden()));
+        server.shutdown().await;
+    }
 }

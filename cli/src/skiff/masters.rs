@@ -2,13 +2,15 @@
 //!
 //! The node's parts speak to a port of the loopback, as if it were a master
 //! (every master's certificate is good for 127.0.0.1); behind it each connection
-//! goes to the first master that accepts it, the one that answered last before
-//! the others. When a master dies its connections break and the next ones go
-//! elsewhere; so no part of the node knows how many masters there are.
+//! goes to the first master that accepts it, in the order of the
+//! [`Roster`]. When a master dies its connections break and the next ones go
+//! elsewhere; when one has lost its quorum, or has left the cluster, they are
+//! broken from here. So no part of the node knows how many masters there are.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use socket2::{SockRef, TcpKeepalive};
@@ -18,6 +20,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::roster::Roster;
+
 /// How long a master may take to accept before the next one is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -26,28 +30,56 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(2);
 const SILENCES: u32 = 3;
 
-/// The masters that a node knows of. Clones are the same list.
-#[derive(Clone, Default)]
-pub(super) struct Masters(Arc<Mutex<Vec<SocketAddr>>>);
+/// The masters that a node knows of, and its connections to them. Clones are
+/// the same.
+#[derive(Clone)]
+pub(super) struct Masters(Arc<Mutex<State>>);
+
+struct State {
+    roster: Roster,
+    /// Connections, by the address that the node's part has.
+    carried: HashMap<SocketAddr, Carried>,
+}
+
+/// A connection to a master.
+struct Carried {
+    master: SocketAddr,
+    /// Breaks it.
+    cut: CancellationToken,
+}
+
+impl State {
+    fn cut(&self, which: impl Fn(SocketAddr) -> bool) {
+        self.carried.values().filter(|one| which(one.master)).for_each(|one| one.cut.cancel());
+    }
+}
 
 impl Masters {
-    /// These ones.
-    pub(super) fn new(masters: Vec<SocketAddr>) -> Self {
-        Self(Arc::new(Mutex::new(masters)))
+    /// Those that the command line names.
+    pub(super) fn new(given: Vec<SocketAddr>) -> Self {
+        let (roster, carried) = (Roster::new(given), HashMap::new());
+        Self(Arc::new(Mutex::new(State { roster, carried })))
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds those that are not known yet, behind the known ones. Who has left
-    /// the cluster stays: nobody accepts there, or a newcomer does.
-    pub(super) fn learn(&self, masters: &[SocketAddr]) {
-        let mut list = self.list();
-        for master in masters {
-            if !list.contains(master) {
-                list.push(*master);
-            }
+    /// The cluster's masters are these. Connections to others end.
+    pub(super) fn follow(&self, published: &[SocketAddr]) {
+        let mut state = self.state();
+        state.roster.follow(published);
+        state.cut(|master| !state.roster.order().contains(&master));
+    }
+
+    /// The master behind the connection that a part of the node has at `own`
+    /// says that it has no quorum.
+    pub(super) fn lost_quorum(&self, own: SocketAddr) {
+        let mut state = self.state();
+        let Some(master) = state.carried.get(&own).map(|carried| carried.master) else { return };
+        if state.roster.lost_quorum(master, Instant::now()) {
+            info!(%master, "this master has no quorum, going to another one");
+            state.cut(|other| other == master);
         }
     }
 
@@ -59,23 +91,28 @@ impl Masters {
         Ok(Way { address: listener.local_addr()?, listener, masters: self.clone() })
     }
 
-    async fn carry(self, mut client: TcpStream) {
+    async fn carry(self, mut client: TcpStream, own: SocketAddr) {
         // Without a master the connection is closed, and the caller tries again.
-        if let Some(mut master) = self.connect().await {
-            let _ = client.set_nodelay(true);
+        let Some((master, mut stream)) = self.connect().await else { return };
+        let cut = CancellationToken::new();
+        self.state().carried.insert(own, Carried { master, cut: cut.clone() });
+        let _ = client.set_nodelay(true);
+        tokio::select! {
             // Either side may break off; there is nobody to tell.
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut master).await;
+            _ = tokio::io::copy_bidirectional(&mut client, &mut stream) => {}
+            () = cut.cancelled() => {}
         }
+        self.state().carried.remove(&own);
     }
 
-    async fn connect(&self) -> Option<TcpStream> {
-        let masters = self.list().clone();
+    async fn connect(&self) -> Option<(SocketAddr, TcpStream)> {
+        let masters = self.state().roster.order().to_vec();
         for (place, master) in masters.into_iter().enumerate() {
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(master)).await {
                 Ok(Ok(stream)) => {
                     if place > 0 {
                         info!(%master, "speaking to another master");
-                        self.prefer(master);
+                        self.state().roster.prefer(master);
                     }
                     let keepalive = TcpKeepalive::new()
                         .with_time(SILENCE)
@@ -85,20 +122,13 @@ impl Masters {
                     socket.set_tcp_keepalive(&keepalive).ok()?;
                     socket.set_tcp_user_timeout(Some(SILENCE * SILENCES)).ok()?;
                     stream.set_nodelay(true).ok()?;
-                    return Some(stream);
+                    return Some((master, stream));
                 }
                 Ok(Err(error)) => debug!(%master, %error, "this master does not answer"),
                 Err(_) => debug!(%master, "this master does not answer in time"),
             }
         }
         None
-    }
-
-    fn prefer(&self, master: SocketAddr) {
-        let mut list = self.list();
-        if let Some(place) = list.iter().position(|other| *other == master) {
-            list[..=place].rotate_right(1);
-        }
     }
 }
 
@@ -119,8 +149,8 @@ impl Way {
                 () = cancel.cancelled() => return Ok(()),
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
-                    Ok((client, _)) => {
-                        connections.spawn(self.masters.clone().carry(client));
+                    Ok((client, own)) => {
+                        connections.spawn(self.masters.clone().carry(client, own));
                     }
                     // Out of descriptors, or a client that left at once.
                     Err(error) => {
@@ -152,15 +182,18 @@ mod tests {
         (address, task)
     }
 
+    /// Opens the way and serves it until the token is cancelled.
+    async fn serve(masters: &Masters) -> (SocketAddr, CancellationToken, impl Future) {
+        let (way, cancel) = (masters.open().await.unwrap(), CancellationToken::new());
+        (way.address, cancel.clone(), tokio::spawn(way.serve(cancel)))
+    }
+
     #[tokio::test]
     async fn connections_go_to_a_master_that_lives() {
         let ((one, first), (two, second)) = (master(1).await, master(2).await);
         let masters = Masters::new(vec![one]);
-        masters.learn(&[one, two]);
-        let cancel = CancellationToken::new();
-        let way = masters.open().await.unwrap();
-        let port = way.address;
-        let serving = tokio::spawn(way.serve(cancel.clone()));
+        masters.follow(&[one, two]);
+        let (port, cancel, serving) = serve(&masters).await;
         let ask = async || {
             let mut stream = TcpStream::connect(port).await.unwrap();
             stream.read_u8().await
@@ -169,11 +202,56 @@ mod tests {
         first.abort();
         let _ = first.await;
         assert_eq!(ask().await.unwrap(), 2);
-        assert_eq!(*masters.list(), [two, one], "asked first from now on");
+        assert_eq!(masters.state().roster.order(), [two, one], "asked first from now on");
         second.abort();
         let _ = second.await;
         assert!(ask().await.is_err(), "nobody lives");
         cancel.cancel();
-        serving.await.unwrap().unwrap();
+        serving.await;
+        assert!(masters.state().carried.is_empty());
+    }
+
+    /// A master that holds on to every connection.
+    async fn patient_master(name: u8) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(&[name]).await.unwrap();
+                held.push(stream);
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn masters_without_quorum_and_those_that_left_are_left() {
+        let (one, two) = (patient_master(1).await, patient_master(2).await);
+        let masters = Masters::new(vec![]);
+        masters.follow(&[one, two]);
+        let (port, cancel, serving) = serve(&masters).await;
+        let open = async |name: u8| {
+            let mut stream = TcpStream::connect(port).await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), name);
+            stream
+        };
+        let broken = async |mut stream: TcpStream| stream.read_u8().await.unwrap_err();
+        let (asked, watching) = (open(1).await, open(1).await);
+        masters.lost_quorum(port);
+        masters.lost_quorum(asked.local_addr().unwrap());
+        broken(asked).await;
+        broken(watching).await;
+        let stays = open(2).await;
+        // At once again: that is no reason to go round.
+        masters.lost_quorum(stays.local_addr().unwrap());
+        let stays_too = open(2).await;
+        masters.follow(&[one]);
+        broken(stays).await;
+        broken(stays_too).await;
+        open(1).await;
+        cancel.cancel();
+        serving.await;
     }
 }

@@ -19,6 +19,7 @@ mod join;
 mod master;
 mod masters;
 mod node;
+mod roster;
 
 mod preflight;
 mod ready;
