@@ -44,6 +44,10 @@ pub struct Config {
     /// The cluster's CA in PEM: who may call the agent's server, and what pods
     /// get as `ca.crt`.
     pub server_ca_pem: String,
+    /// How many processes and threads one container may have; `None` for no
+    /// limit. Default: a quarter of those that the machine can have, so that a
+    /// container that forks without end leaves the others room.
+    pub container_pids: Option<i64>,
     /// How many pods the node takes. Default: 110.
     pub max_pods: u32,
     /// How long the node may be silent before it counts as gone; it renews its
@@ -71,6 +75,7 @@ impl Config {
             static_pods: None,
             extended_resources: BTreeMap::new(),
             server_ca_pem: String::new(),
+            container_pids: most_pids().map(|most| most / 4),
             max_pods: 110,
             lease_duration: Duration::from_secs(40),
         }
@@ -88,6 +93,11 @@ pub fn instance_of(data_dir: &Path) -> String {
     let path = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
     digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How many processes and threads the machine can have.
+fn most_pids() -> Option<i64> {
+    std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

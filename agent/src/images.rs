@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use ledger::Ledger;
 use peers::{Alone, Peers};
 
-use crate::runtime::{Credentials, Image, Runtime, RuntimeError, Tar};
+use crate::runtime::{Credentials, Image, Progress, Runtime, RuntimeError, Tar};
 
 /// How long a look-up is believed. Short, because an image may be built anew
 /// under the same name at any time; long enough for pods that start together.
@@ -91,13 +91,19 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// The container's policy; without one, `latest` is always pulled.
+    /// The container's policy.
     pub fn of(container: &Container) -> Self {
-        match container.image_pull_policy.as_deref() {
+        let image = container.image.as_deref().unwrap_or_default();
+        Self::new(container.image_pull_policy.as_deref(), image)
+    }
+
+    /// A policy of this name; without one, an image `latest` is always pulled.
+    pub fn new(name: Option<&str>, image: &str) -> Self {
+        match name {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
             Some(_) => Self::IfNotPresent,
-            None => match normalized(container.image.as_deref().unwrap_or_default()) {
+            None => match normalized(image) {
                 Some(name) if name.ends_with(":latest") => Self::Always,
                 _ => Self::IfNotPresent,
             },
@@ -132,11 +138,13 @@ impl Images {
     }
 
     /// Pulls the image, trying one set of credentials after the other, and then
-    /// the other nodes of the cluster.
+    /// the other nodes of the cluster. `told` hears how much has come, unless
+    /// somebody else pulls it already.
     pub async fn pull(
         &self,
         name: &str,
         credentials: &[Credentials],
+        told: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Pulled, ImageError> {
         let slot = self.slot(name);
         let waiting_since = Instant::now();
@@ -154,7 +162,7 @@ impl Images {
         let before = self.runtime.image(name).await.ok().flatten().map(|image| image.id);
         let mut message = String::new();
         for attempt in attempts {
-            match self.runtime.pull(name, attempt).await {
+            match self.runtime.pull(name, attempt, told).await {
                 Ok(image) => {
                     *slot = Some((image.clone(), Instant::now()));
                     self.note(name, &image, before.as_ref());

@@ -87,18 +87,18 @@ async fn an_image_comes_from_the_node_that_has_it() {
     let wants = dir.path().join("wants");
     let peers = ClusterPeers::new(joined[2].client.clone(), "wants", &joined[2].server_ca_pem);
     let images = Images::new(runtime.clone()).with(Arc::new(peers), Ledger::open(&wants));
-    let pulled = images.pull("web:1", &[]).await.unwrap();
+    let pulled = images.pull("web:1", &[], &|_| ()).await.unwrap();
     assert_eq!(pulled.node.as_deref(), Some("has"));
     assert!(runtime.image("web:1").await.unwrap().is_some());
     assert!(Ledger::open(&wants).all().contains_key("web:1"), "it is ours to remove");
 
-    let nowhere = images.pull("none:1", &[]).await.unwrap_err();
+    let nowhere = images.pull("none:1", &[], &|_| ()).await.unwrap_err();
     assert!(
         matches!(&nowhere, ImageError::Pull { message } if message.contains("none")),
         "{nowhere}"
     );
     let digest = format!("web@sha256:{}", "a".repeat(64));
-    assert!(images.pull(&digest, &[]).await.is_err(), "only a registry knows digests");
+    assert!(images.pull(&digest, &[], &|_| ()).await.is_err(), "only a registry knows digests");
 
     // A node of another cluster shows a certificate that nobody here gave.
     let other = rcgen::generate_simple_self_signed(["wants".to_owned()]).unwrap();

@@ -25,7 +25,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-    NodeStatus, NodeSystemInfo,
+    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams};
@@ -264,6 +264,14 @@ impl NodeAgent {
                     port: i32::from(self.config.listen.port()),
                 }),
             }),
+            features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+            runtime_handlers: Some(vec![NodeRuntimeHandler {
+                name: Some(String::new()),
+                features: Some(NodeRuntimeHandlerFeatures {
+                    recursive_read_only_mounts: Some(true),
+                    user_namespaces: Some(false),
+                }),
+            }]),
             images: Some(facts.images.clone()),
             node_info: Some(self.info(facts.version.as_ref())),
             ..NodeStatus::default()

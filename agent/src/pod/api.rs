@@ -8,17 +8,20 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret, ServiceAccount,
-    ServiceAccountTokenProjection,
+    ConfigMap, ImageVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret,
+    ServiceAccount, ServiceAccountTokenProjection,
 };
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
+use super::apply::find_image;
 use super::context::Context;
 use super::model::{spec, uid};
 use super::report::is_ours;
+use crate::images::Policy;
 use crate::revision::{Revision, revision_of};
-use crate::volume::{Lookup, Token};
+use crate::runtime::Tar;
+use crate::volume::{Lookup, NoImage, Token, persistent};
 use skiff_client::chain;
 
 /// Tokens handed out to one pod, by audience and path.
@@ -170,16 +173,30 @@ impl Lookup for ApiLookup<'_> {
         Ok(token)
     }
 
-    async fn claimed_volume(&self, claim: &str) -> Result<PersistentVolume, String> {
+    async fn claimed_volume(&self, claim: &str, owned: bool) -> Result<PersistentVolume, String> {
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.ctx.client.clone(), self.namespace());
         let found = claims.get_opt(claim).await.map_err(|error| chain(&error))?;
         let found = found.ok_or_else(|| format!("persistentvolumeclaim \"{claim}\" not found"))?;
-        let volume = found.spec.and_then(|spec| spec.volume_name);
+        if let Some(why) = persistent::refused_claim(&found, self.pod, owned) {
+            return Err(why);
+        }
+        let volume = found.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         let volume =
             volume.ok_or_else(|| format!("persistentvolumeclaim \"{claim}\" is not bound"))?;
         let volumes: Api<PersistentVolume> = Api::all(self.ctx.client.clone());
-        volumes.get(&volume).await.map_err(|error| chain(&error))
+        let volume = volumes.get(volume).await.map_err(|error| chain(&error))?;
+        persistent::refused_volume(&volume, &found).map_or(Ok(volume), Err)
+    }
+
+    async fn image(&self, source: &ImageVolumeSource) -> Result<Tar, NoImage> {
+        let asked = source.reference.as_deref().unwrap_or_default();
+        let policy = Policy::new(source.pull_policy.as_deref(), asked);
+        let image = find_image(self.ctx, self.pod, None, asked, policy).await;
+        let image =
+            image.map_err(|failed| NoImage { reason: failed.reason, message: failed.message })?;
+        let saved = self.ctx.runtime.save(&image.id).await;
+        saved.map_err(|error| NoImage { reason: "ErrImagePull", message: error.to_string() })
     }
 }
 

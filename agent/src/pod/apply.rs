@@ -21,9 +21,10 @@ use super::model::{Attempt, uid};
 use crate::runtime::{Container, ContainerSpec, Limits, RuntimeError, labels};
 use crate::volume::Volumes;
 
+pub(super) use image::find_image;
 pub use sandbox::{prepare_volumes, release_sandbox, set_up};
 pub use start::start;
-pub use stop::{clean_up, run_hook, stop, termination_message};
+pub use stop::{clean_up, discard, run_hook, stop, termination_message};
 
 /// A step that failed.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use super::admit::sysctl_name;
 use super::env::expand;
 use super::model::{spec, spec_hash, uid};
 use super::resources;
-use crate::runtime::{ContainerSpec, Image, Mount, Propagation, labels, sandbox_image};
+use crate::runtime::{ContainerSpec, Image, Limits, Mount, Propagation, labels, sandbox_image};
 
 /// Why a container cannot be created from its spec: a
 /// `CreateContainerConfigError` with this message.
@@ -56,6 +56,8 @@ pub struct Inputs<'a> {
     pub seccomp: Option<String>,
     /// Memory of the node, for the out-of-memory score.
     pub node_memory_bytes: u64,
+    /// How many processes it may have.
+    pub pids: Option<i64>,
 }
 
 /// Default place of the termination message.
@@ -203,7 +205,7 @@ pub fn container(
             _ => String::new(),
         },
         mounts: mounts(container, &inputs),
-        limits: resources::limits(container.resources.as_ref()),
+        limits: Limits { pids: inputs.pids, ..resources::limits(container.resources.as_ref()) },
         oom_score_adj: resources::oom_score_adj(spec, container, inputs.node_memory_bytes),
         privileged: context.privileged == Some(true),
         cap_add: capabilities.add.unwrap_or_default(),
@@ -263,6 +265,15 @@ fn identity(
             }
         }
     }
+    let strict = of_pod.supplemental_groups_policy.as_deref() == Some("Strict");
+    let group = match group {
+        None if strict => explicit_group(user, image).ok_or_else(|| {
+            ConfigError(format!(
+                "supplementalGroupsPolicy Strict needs runAsGroup here: the user's own group is known to the image only {of_this}"
+            ))
+        })?,
+        group => group,
+    };
     let user = match (user, group) {
         (Some(user), Some(group)) => Some(format!("{user}:{group}")),
         (Some(user), None) => Some(user.to_string()),
@@ -275,6 +286,20 @@ fn identity(
     let mut groups = of_pod.supplemental_groups.unwrap_or_default();
     groups.extend(of_pod.fs_group);
     Ok((user, groups))
+}
+
+/// The group to name for a container that must not get groups from its image's
+/// `/etc/group`: the engine looks there for a user who comes without a group,
+/// and for no other. `None` when it cannot be told, `Some(None)` when the image
+/// names one itself.
+fn explicit_group(user: Option<i64>, image: &Image) -> Option<Option<i64>> {
+    let (own_user, own_group) = image.user.split_once(':').unwrap_or((&image.user, ""));
+    match user {
+        Some(0) => Some(Some(0)),
+        Some(_) => None,
+        None if !own_group.is_empty() => Some(None),
+        None => matches!(own_user, "" | "0" | "root").then_some(Some(0)),
+    }
 }
 
 /// The seccomp profile that a container is to run under, its own or the pod's.
@@ -378,12 +403,36 @@ mod tests {
             termination_log: Path::new("/pods/u/t"),
             seccomp: Some("{}".into()),
             node_memory_bytes: 1 << 30,
+            pids: Some(100),
         };
         container(&owner, &spec(&pod).containers[0], inputs)
     }
 
     fn image(user: &str) -> Image {
         Image { id: "sha256:1".into(), user: user.into(), has_command: true, ..Image::default() }
+    }
+
+    #[test]
+    fn a_strict_policy_keeps_the_images_groups_out() {
+        let strict = |context: serde_json::Value, user: &str| {
+            let mut all = json!({"supplementalGroupsPolicy": "Strict", "supplementalGroups": [7]});
+            all.as_object_mut().unwrap().extend(context.as_object().unwrap().clone());
+            let spec = json!({"containers": [{"name": "c"}], "securityContext": all});
+            build(spec, &image(user)).map(|made| (made.user, made.groups)).ok()
+        };
+        let user = |user: &str| Some((Some(user.to_owned()), vec![7]));
+        let cases = [
+            (json!({"runAsUser": 1000, "runAsGroup": 3000}), "", user("1000:3000")),
+            (json!({"runAsUser": 1000}), "", None),
+            (json!({"runAsUser": 0}), "app", user("0:0")),
+            (json!({}), "", user("0:0")),
+            (json!({}), "app", None),
+            (json!({"runAsGroup": 5}), "app", user("app:5")),
+            (json!({}), "app:app", Some((None, vec![7]))),
+        ];
+        for (context, image, expected) in cases {
+            assert_eq!(strict(context.clone(), image), expected, "{context} of {image:?}");
+        }
     }
 
     #[test]

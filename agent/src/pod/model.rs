@@ -131,6 +131,11 @@ pub fn back_off(count: u32) -> SignedDuration {
 }
 
 impl Failure {
+    /// Whether an image is what is missing; then events have told so already.
+    pub fn is_of_image(&self) -> bool {
+        matches!(self.reason, "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName")
+    }
+
     /// When to try again. Pulls and crashes back off; what the API may mend
     /// any moment is looked at more often.
     pub fn retry_at(&self) -> Timestamp {
@@ -249,6 +254,14 @@ impl Observed {
         }
         self.containers.retain(|_, attempts| !attempts.is_empty());
         self.health.remove(id);
+    }
+
+    /// The container with this id, with its name.
+    pub fn find(&self, id: &str) -> Option<(&str, &Attempt)> {
+        self.containers.iter().find_map(|(name, attempts)| {
+            let found = attempts.iter().find(|attempt| attempt.id() == id)?;
+            Some((name.as_str(), found))
+        })
     }
 
     /// The newest attempt of a container.

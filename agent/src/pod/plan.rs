@@ -269,9 +269,17 @@ impl Plan {
 
     fn set_up(&mut self, attempt: u32, observed: &Observed, now: Timestamp) {
         match &observed.setup_failure {
-            Some(failure) if failure.retry_at() > now => self.look_at(failure.retry_at()),
+            Some(failure) if failure.retry_at() > now => self.wait_after(failure, now),
             _ => self.actions.push(Action::SetUp { attempt }),
         }
+    }
+
+    /// Waits for the next try, or for the moment at which the status changes
+    /// from "failed" to "waiting" in between.
+    fn wait_after(&mut self, failure: &Failure, now: Timestamp) {
+        let shown_until = failure.at + PULL_ERROR_SHOWN;
+        let shows = is_pull(failure) && shown_until > now;
+        self.look_at(if shows { shown_until } else { failure.retry_at() });
     }
 
     /// Plans one container whose turn it is.
@@ -308,14 +316,7 @@ impl Plan {
         if let Some(failure) = observed.failures.get(&container.name)
             && failure.retry_at() > now
         {
-            // The status changes from "failed" to "waiting" in between.
-            let shown_until = failure.at + PULL_ERROR_SHOWN;
-            self.look_at(if is_pull(failure) && shown_until > now {
-                shown_until
-            } else {
-                failure.retry_at()
-            });
-            return;
+            return self.wait_after(failure, now);
         }
         // A container of a lost sandbox did not crash by itself.
         let crashed = last.filter(|_| observed.current(&container.name).is_some());

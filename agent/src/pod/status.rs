@@ -15,13 +15,15 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, as_container, is_sidecar, spec, uid,
+    Attempt, Failure, Observed, PULL_ERROR_SHOWN, all_containers, as_container, is_sidecar, spec,
+    uid,
 };
 use super::plan::{EVICTED, Outcome, is_pull, outcome};
 use super::resize::other_limits;
 use super::resources::qos_class;
 use super::restart::restarts;
 use crate::runtime::{State, labels};
+use crate::volume::is_deeply_read_only;
 
 /// The node has no room for a resize.
 pub const RESIZE_PENDING: &str = "PodResizePending";
@@ -268,20 +270,20 @@ impl View<'_> {
     fn container(&self, container: &Container, init: bool) -> ContainerStatus {
         let latest = self.observed.latest(&container.name);
         let previous = self.observed.previous(&container.name);
+        let words = message_bytes(self.pod);
+        let ended = |attempt: Option<&Attempt>| terminated(attempt?, words);
         let (state, last_state) = match latest {
             None => (self.waiting(container, init), None),
             Some(attempt) => match &attempt.container.state {
-                State::Created => (self.waiting(container, init), previous.and_then(terminated)),
+                State::Created => (self.waiting(container, init), ended(previous)),
                 State::Running { started, .. } => {
                     let running = ContainerStateRunning { started_at: Some(seconds(*started)) };
                     let state = ContainerState { running: Some(running), ..Default::default() };
-                    (state, previous.and_then(terminated))
+                    (state, ended(previous))
                 }
                 State::Exited { .. } => match self.restart_reason(container, attempt) {
-                    Some(waiting) => (waiting, terminated(attempt)),
-                    None => {
-                        (terminated(attempt).unwrap_or_default(), previous.and_then(terminated))
-                    }
+                    Some(waiting) => (waiting, ended(latest)),
+                    None => (ended(latest).unwrap_or_default(), ended(previous)),
                 },
             },
         };
@@ -336,7 +338,12 @@ impl View<'_> {
     /// The state of a container that has not been started yet.
     fn waiting(&self, container: &Container, init: bool) -> ContainerState {
         if let Some(failure) = self.observed.failures.get(&container.name) {
-            return self.failed(container, failure);
+            return self.failed(container.image.as_deref(), failure);
+        }
+        // A volume's image holds up all containers, as their own would.
+        if let Some(failure) = self.observed.setup_failure.as_ref().filter(|one| one.is_of_image())
+        {
+            return self.failed(None, failure);
         }
         let inits = spec(self.pod).init_containers.as_deref().unwrap_or_default();
         let pending = inits.iter().any(|init| !self.is_initialized(init));
@@ -348,13 +355,15 @@ impl View<'_> {
         waiting(reason, String::new())
     }
 
-    fn failed(&self, container: &Container, failure: &Failure) -> ContainerState {
+    /// `image` is the container's; without, it is a volume that has none.
+    fn failed(&self, image: Option<&str>, failure: &Failure) -> ContainerState {
         if is_pull(failure) && self.now >= failure.at + PULL_ERROR_SHOWN {
-            let image = container.image.as_deref().unwrap_or_default();
-            let message = format!(
-                "Back-off pulling image \"{image}\": {}: {}",
-                failure.reason, failure.message
+            let what = image.map_or_else(
+                || "the image of a volume".to_owned(),
+                |image| format!("image \"{image}\""),
             );
+            let message =
+                format!("Back-off pulling {what}: {}: {}", failure.reason, failure.message);
             return waiting("ImagePullBackOff", message);
         }
         waiting(failure.reason, failure.message.clone())
@@ -367,7 +376,7 @@ impl View<'_> {
             return None;
         }
         if let Some(failure) = self.observed.failures.get(&container.name) {
-            return Some(self.failed(container, failure));
+            return Some(self.failed(container.image.as_deref(), failure));
         }
         let restarts = restarts(self.pod, container, attempt.exit_code()?);
         let due = attempt.restart_at()?;
@@ -413,13 +422,15 @@ impl Verdict {
     }
 }
 
-/// The mounts of a container; Docker makes no mount read-only all the way down.
+/// The mounts of a container; those that are to be read-only all the way down
+/// are.
 fn mount_statuses(container: &Container) -> Option<Vec<VolumeMountStatus>> {
     let status = |mount: &VolumeMount| VolumeMountStatus {
         mount_path: mount.mount_path.clone(),
         name: mount.name.clone(),
         read_only: mount.read_only,
-        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        recursive_read_only: (mount.read_only == Some(true))
+            .then(|| if is_deeply_read_only(mount) { "Enabled" } else { "Disabled" }.to_owned()),
     };
     container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(status).collect())
 }
@@ -432,8 +443,18 @@ fn waiting(reason: &str, message: String) -> ContainerState {
     ContainerState { waiting: Some(waiting), ..Default::default() }
 }
 
-/// The terminated state of a container that ended.
-fn terminated(attempt: &Attempt) -> Option<ContainerState> {
+/// What all containers of a pod may say together when they end, in bytes;
+/// upstream's own figure.
+const POD_MESSAGE_BYTES: usize = 12 << 10;
+
+/// How much of its last words each container's status has.
+fn message_bytes(pod: &Pod) -> usize {
+    POD_MESSAGE_BYTES / all_containers(pod).len().max(1)
+}
+
+/// The terminated state of a container that ended, with `words` bytes of its
+/// message at most.
+fn terminated(attempt: &Attempt, words: usize) -> Option<ContainerState> {
     let State::Exited { exit_code, oom_killed, error, started, finished } =
         &attempt.container.state
     else {
@@ -445,11 +466,12 @@ fn terminated(attempt: &Attempt) -> Option<ContainerState> {
         (_, _, 0) => ("Completed", attempt.message.clone()),
         _ => ("Error", attempt.message.clone()),
     };
+    let message = &message[..message.floor_char_boundary(words)];
     let terminated = ContainerStateTerminated {
         container_id: Some(format!("docker://{}", attempt.id())),
         exit_code: *exit_code,
         finished_at: Some(seconds(*finished)),
-        message: (!message.is_empty()).then_some(message),
+        message: (!message.is_empty()).then(|| message.to_owned()),
         reason: Some(reason.to_owned()),
         signal: None,
         started_at: started.map(seconds),

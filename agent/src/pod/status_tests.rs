@@ -239,3 +239,42 @@ fn a_deleted_pod_ends_as_its_containers_did() {
         assert_eq!(found.phase.as_deref(), Some(expected), "{state:?}");
     }
 }
+
+#[test]
+fn what_all_containers_say_at_their_end_fits_into_a_status() {
+    let names: Vec<String> = (0..6).map(|index| format!("c{index}")).collect();
+    let spec =
+        json!({"containers": names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>()});
+    let mut found =
+        observed(names.iter().map(|name| container(name, 0, exited(1, false))).collect());
+    for attempts in found.containers.values_mut() {
+        attempts[0].message = format!("x{}", "ü".repeat(2000));
+    }
+    let status = status(spec, &found);
+    let said = status["containerStatuses"].as_array().unwrap().iter();
+    let said: Vec<_> = said
+        .map(|one| {
+            ["state", "lastState"]
+                .map(|state| one[state]["terminated"]["message"].as_str().unwrap_or_default().len())
+        })
+        .collect();
+    assert!(said.iter().all(|lengths| lengths.iter().sum::<usize>() == 2047), "{said:?}");
+}
+
+#[test]
+fn a_volume_without_its_image_shows_at_the_containers() {
+    let mut found = Observed::default();
+    let failed = |reason| Failure { reason, message: "why".into(), at: at(999), count: 1 };
+    let shown = |found: &Observed, now: i64| {
+        let spec = json!({"containers": [{"name": "a", "image": "img"}]});
+        let status = compute(&pod(spec), found, &[], at(now));
+        let waiting = status.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
+        (waiting.reason.unwrap(), waiting.message.unwrap_or_default())
+    };
+    found.setup_failure = Some(failed("FailedMount"));
+    assert_eq!(shown(&found, 1000).0, "ContainerCreating");
+    found.setup_failure = Some(failed("ErrImagePull"));
+    assert_eq!(shown(&found, 1000), ("ErrImagePull".into(), "why".into()));
+    let waits = "Back-off pulling the image of a volume: ErrImagePull: why";
+    assert_eq!(shown(&found, 1005), ("ImagePullBackOff".into(), waits.into()));
+}

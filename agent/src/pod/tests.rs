@@ -2,6 +2,7 @@
 //! an API in memory, on the in-memory runtime and on Docker.
 
 mod changes;
+mod docker_faults;
 mod eviction;
 mod faults;
 mod static_pods;

@@ -27,8 +27,8 @@ use tokio::sync::OnceCell;
 use super::docker_convert as convert;
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, ExecOptions, Image,
-    Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, Stats, Tar, Terminal,
-    TerminalSize, Version,
+    Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, Stats, Tar,
+    Terminal, TerminalSize, Version,
 };
 
 /// How long one call may take, except those that wait for a container.
@@ -185,7 +185,12 @@ impl Runtime for Docker {
         Ok(found.into_iter().map(convert::image_summary).collect())
     }
 
-    async fn pull(&self, name: &str, credentials: Option<&Credentials>) -> Result<Image> {
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Option<&Credentials>,
+        told: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Image> {
         let client = self.client().await?;
         let options = query::CreateImageOptions {
             from_image: Some(name.to_owned()),
@@ -198,7 +203,12 @@ impl Runtime for Docker {
             ..Default::default()
         });
         let mut progress = Box::pin(client.create_image(Some(options), None, credentials));
-        while progress.try_next().await.map_err(from_docker)?.is_some() {}
+        let mut layers = convert::Layers::default();
+        while let Some(said) = progress.try_next().await.map_err(from_docker)? {
+            if let Some(now) = layers.take(said) {
+                told(now);
+            }
+        }
         self.image(name).await?.ok_or_else(|| {
             RuntimeError::NotFound(format!("{name} was pulled but is not among the images"))
         })

@@ -1,15 +1,18 @@
 //! Our nouns to Docker's JSON and back. Pure.
 
+use std::collections::BTreeMap;
+
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
-    ContainerStatsResponse, EventMessage, HostConfig, HostConfigCgroupnsModeEnum,
+    ContainerStatsResponse, CreateImageInfo, EventMessage, HostConfig, HostConfigCgroupnsModeEnum,
     HostConfigLogConfig, ImageInspect, ImageSummary, MountBindOptions,
     MountBindOptionsPropagationEnum, MountType,
 };
 use jiff::Timestamp;
 
 use super::{
-    Container, ContainerSpec, Event, EventKind, Image, Limits, Mount, Propagation, State, Stats,
+    Container, ContainerSpec, Event, EventKind, Image, Limits, Mount, Progress, Propagation, State,
+    Stats,
 };
 
 /// The period that CPU quotas refer to.
@@ -184,6 +187,27 @@ pub(super) fn image_summary(found: ImageSummary) -> Image {
     }
 }
 
+/// The layers of a pull, by id: what has come of each and what is to come.
+#[derive(Debug, Default)]
+pub(super) struct Layers(BTreeMap<String, (u64, u64)>);
+
+impl Layers {
+    /// Takes in what Docker says; the sum over all layers when that changes it.
+    pub(super) fn take(&mut self, said: CreateImageInfo) -> Option<Progress> {
+        let (id, detail) = (said.id?, said.progress_detail.unwrap_or_default());
+        let number = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
+        let known = self.0.get(&id).copied();
+        let now = match said.status.as_deref()? {
+            "Downloading" => (number(detail.current)?, number(detail.total)?),
+            "Download complete" => known.map(|(_, all)| (all, all))?,
+            _ => return None,
+        };
+        self.0.insert(id, now);
+        let sum = |part: fn(&(u64, u64)) -> u64| self.0.values().map(part).sum();
+        (known != Some(now)).then(|| Progress { came: sum(|one| one.0), all: sum(|one| one.1) })
+    }
+}
+
 /// The name in what Docker says of an image that it loaded.
 pub(super) fn loaded_image(said: &str) -> Option<String> {
     let name = said.trim().strip_prefix("Loaded image: ")?;
@@ -233,6 +257,28 @@ mod tests {
     use bollard::models::ContainerState;
 
     use super::*;
+
+    #[test]
+    fn layers_of_a_pull_add_up() {
+        use bollard::models::ProgressDetail;
+        let mut layers = Layers::default();
+        let mut say = |id: &str, status: &str, current: i64, total: i64| {
+            let detail = ProgressDetail { current: Some(current), total: Some(total) };
+            let said = CreateImageInfo {
+                id: Some(id.into()),
+                status: Some(status.into()),
+                progress_detail: Some(detail),
+                ..CreateImageInfo::default()
+            };
+            layers.take(said).map(|now| (now.came, now.all))
+        };
+        assert_eq!(say("latest", "Pulling from library/redis", 0, 0), None);
+        assert_eq!(say("a", "Downloading", 10, 100), Some((10, 100)));
+        assert_eq!(say("b", "Downloading", 5, 50), Some((15, 150)));
+        assert_eq!(say("b", "Downloading", 5, 50), None, "nothing new");
+        assert_eq!(say("a", "Download complete", 0, 0), Some((105, 150)));
+        assert_eq!(say("a", "Extracting", 3, 300), None);
+    }
 
     #[test]
     fn states_come_from_what_docker_says() {

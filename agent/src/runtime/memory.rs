@@ -18,8 +18,8 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, EventKind, ExecOptions,
-    Image, Limits, LogOptions, Output, Result, Runtime, RuntimeError, Session, State, Stats, Tar,
-    Terminal, TerminalSize, Version,
+    Image, Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, State,
+    Stats, Tar, Terminal, TerminalSize, Version,
 };
 
 /// Events kept for a reader that lags; it then relists.
@@ -319,10 +319,17 @@ impl Runtime for Memory {
         Ok(self.up("images", "")?.images.values().cloned().collect())
     }
 
-    async fn pull(&self, name: &str, _credentials: Option<&Credentials>) -> Result<Image> {
+    async fn pull(
+        &self,
+        name: &str,
+        _credentials: Option<&Credentials>,
+        told: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Image> {
         let mut inner = self.up("pull", name)?;
         match inner.remote.get(name).cloned() {
             Some(image) => {
+                let size = image.size.unsigned_abs();
+                told(Progress { came: size, all: size });
                 inner.images.insert(name.into(), image.clone());
                 Ok(image)
             }

@@ -91,8 +91,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// All local images.
     async fn images(&self) -> Result<Vec<Image>>;
 
-    /// Pulls an image from its registry.
-    async fn pull(&self, name: &str, credentials: Option<&Credentials>) -> Result<Image>;
+    /// Pulls an image from its registry, telling `told` now and again how much
+    /// has come.
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Option<&Credentials>,
+        told: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Image>;
 
     /// Loads images from a tar in the format of `docker save`, as it comes.
     /// Returns the names of the images that were in it.
@@ -144,6 +150,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// What a container takes of the disk. Its files are counted for this, so
     /// it is not to be asked often.
     async fn disk_use(&self, id: &str) -> Result<DiskUse>;
+}
+
+/// How far a pull has come, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// What has come.
+    pub came: u64,
+    /// What is known so far to come in all.
+    pub all: u64,
 }
 
 /// A tar of images on its way.

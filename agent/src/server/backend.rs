@@ -130,7 +130,11 @@ impl Backend for Node {
     ) -> Result<Container, BackendError> {
         let wanted = labels::of_container(&self.instance, &self.node, namespace, pod, container);
         let found = self.runtime.list(&wanted).await?;
-        pick(found, previous).ok_or_else(|| {
+        // While a restart is waited for, the last one to end is the newest.
+        let last =
+            if previous { last_ended(&self.pods(), namespace, pod, container) } else { None };
+        let told = last.and_then(|id| found.iter().find(|one| one.id == id).cloned());
+        told.or_else(|| pick(found, previous)).ok_or_else(|| {
             let what = if previous { "previous terminated container" } else { "container" };
             BackendError::NotFound(format!(
                 "{what} {container:?} in pod {pod:?} of namespace {namespace:?} not found"
@@ -186,6 +190,20 @@ fn dial_inside(pid: i32, port: u16) -> io::Result<StdTcpStream> {
     Ok(stream)
 }
 
+/// The id of the container that `lastState` in the pod's status tells of.
+fn last_ended(pods: &Value, namespace: &str, pod: &str, container: &str) -> Option<String> {
+    let pods = pods["items"].as_array()?;
+    let meta = |found: &&Value| {
+        found["metadata"]["namespace"] == namespace && found["metadata"]["name"] == pod
+    };
+    let status = &pods.iter().find(meta)?["status"];
+    let lists = ["containerStatuses", "initContainerStatuses"];
+    let mut all = lists.iter().filter_map(|list| status[*list].as_array()).flatten();
+    let known = all.find(|known| known["name"] == container)?;
+    let id = known["lastState"]["terminated"]["containerID"].as_str()?;
+    id.strip_prefix("docker://").map(str::to_owned)
+}
+
 /// The newest attempt, or the newest but one.
 fn pick(mut containers: Vec<Container>, previous: bool) -> Option<Container> {
     let attempt =
@@ -217,6 +235,18 @@ mod tests {
             state: State::Created,
             limits: crate::runtime::Limits::default(),
         }
+    }
+
+    #[test]
+    fn the_one_that_ended_last_is_the_one_in_the_status() {
+        let pods = serde_json::json!({"items": [
+            {"metadata": {"namespace": "ns", "name": "p"}, "status": {"containerStatuses": [
+                {"name": "a", "lastState": {"terminated": {"containerID": "docker://c2"}}},
+                {"name": "b", "lastState": {}}]}},
+        ]});
+        assert_eq!(last_ended(&pods, "ns", "p", "a").as_deref(), Some("c2"));
+        assert_eq!(last_ended(&pods, "ns", "p", "b"), None, "it never ended");
+        assert_eq!(last_ended(&pods, "other", "p", "a"), None);
     }
 
     #[test]

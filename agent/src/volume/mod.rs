@@ -9,11 +9,14 @@
 //! What holds secrets lies in memory (tmpfs), never on the disk. Mounts are
 //! made in the machine's own mount namespace, where Docker looks.
 //!
+//! An image volume is a copy ([`image`]), made once for the pod.
+//!
 //! Left out: network storage. A claim is served when its volume is a folder on
 //! this machine ([`persistent`]).
 
 mod atomic;
 mod host_path;
+mod image;
 pub mod mounts;
 mod ownership;
 pub mod payload;
@@ -27,7 +30,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, PersistentVolume, Pod, Secret, ServiceAccountTokenProjection, Volume,
+    ConfigMap, Container, ImageVolumeSource, PersistentVolume, Pod, Secret,
+    ServiceAccountTokenProjection, Volume, VolumeMount,
 };
 
 use ownership::GroupChange;
@@ -36,16 +40,43 @@ use skiff_api::volume::claim_name;
 
 use crate::pod::env::{Sources, expand};
 use crate::pod::model::spec;
-use crate::runtime::{Mount, Propagation};
+use crate::runtime::{Mount, Propagation, Tar};
 
-/// Why a volume is not there. The message is what `FailedMount` says.
+/// Why a volume is not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
-pub struct VolumeError {
-    /// The volume.
-    pub volume: String,
-    /// What is wrong.
+pub enum VolumeError {
+    /// What is behind it is missing, or cannot be made.
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
+    Mount {
+        /// The volume.
+        volume: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Its image is not to be had.
+    #[error(transparent)]
+    Image(#[from] NoImage),
+}
+
+/// Why there is no image, with the reason that a container without its image
+/// would show.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct NoImage {
+    /// Reason in Kubernetes' spelling, such as `ErrImagePull`.
+    pub reason: &'static str,
+    /// What went wrong.
     pub message: String,
+}
+
+impl VolumeError {
+    /// The reason of the event and of the pod's wait.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Mount { .. } => "FailedMount",
+            Self::Image(error) => error.reason,
+        }
+    }
 }
 
 /// What volumes read from the API.
@@ -57,8 +88,11 @@ pub trait Lookup: Send + Sync {
     async fn secret(&self, name: &str) -> Result<Option<Arc<Secret>>, String>;
     /// A token for the pod's service account and when it is to be renewed.
     async fn token(&self, projection: &ServiceAccountTokenProjection) -> Result<Token, String>;
-    /// The volume that a claim is bound to.
-    async fn claimed_volume(&self, claim: &str) -> Result<PersistentVolume, String>;
+    /// The volume that a claim is bound to. A claim that is `owned` must have
+    /// been made for the pod.
+    async fn claimed_volume(&self, claim: &str, owned: bool) -> Result<PersistentVolume, String>;
+    /// An image as the runtime saves it, pulled as its policy says.
+    async fn image(&self, source: &ImageVolumeSource) -> Result<Tar, NoImage>;
 }
 
 /// A service account's token.
@@ -103,10 +137,21 @@ pub async fn prepare(
     let mut volumes = Volumes::default();
     let fs_group = spec(pod).security_context.as_ref().and_then(|context| context.fs_group);
     for volume in spec(pod).volumes.iter().flatten() {
-        let prepared =
+        let failed = |message| VolumeError::Mount { volume: volume.name.clone(), message };
+        let prepared = if let Some(source) = &volume.image {
+            let path = match image::find(pod_dir, &volume.name) {
+                Ok(path) => path,
+                Err(path) => {
+                    let laid_out = image::lay_out(lookup.image(source).await?, &path).await;
+                    laid_out.map(|()| path).map_err(|error| failed(error.to_string()))?
+                }
+            };
+            Prepared { path, read_only: true }
+        } else {
             prepare_one(pod, volume, pod_dir, fs_group, sources, lookup, &mut volumes.renew_at)
                 .await
-                .map_err(|message| VolumeError { volume: volume.name.clone(), message })?;
+                .map_err(failed)?
+        };
         volumes.paths.insert(volume.name.clone(), prepared);
     }
     Ok(volumes)
@@ -158,7 +203,7 @@ async fn prepare_one(
     }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     if let Some(claim) = claim_name(name, volume) {
-        let source = lookup.claimed_volume(&claim).await?;
+        let source = lookup.claimed_volume(&claim, volume.ephemeral.is_some()).await?;
         let source = persistent::source(&source, &volumes_beside(pod_dir))?;
         // Upstream leaves the owner of a hostPath alone.
         let group = fs_group.filter(|_| !matches!(source, Source::HostPath(..)));
@@ -222,21 +267,37 @@ pub async fn container_mounts(
             (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, get)),
             _ => None,
         };
+        let target = || {
+            let place = pod_dir.join("subpaths").join(&mount.name).join(&container.name);
+            place.join(index.to_string())
+        };
         let path = match sub {
+            None if is_deeply_read_only(mount) => {
+                let (target, root) = (target(), volume.path.clone());
+                blocking(move || subpath::bind_whole(&root, &target).map(|()| target))
+                    .await
+                    .map_err(|error| {
+                        format!(
+                            "failed to prepare volumeMount \"{}\" of container \"{}\": {error}",
+                            mount.name, container.name
+                        )
+                    })?
+            }
             None => volume.path.clone(),
             Some(sub) => {
-                let target = pod_dir
-                    .join("subpaths")
-                    .join(&mount.name)
-                    .join(&container.name)
-                    .join(index.to_string());
-                let root = volume.path.clone();
+                let (target, root) = (target(), volume.path.clone());
                 let read_only = volume.read_only;
                 blocking(move || subpath::bind(&root, Path::new(&sub), &target, read_only).map(|()| target))
                     .await
                     .map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name))?
             }
         };
+        if is_deeply_read_only(mount) {
+            let path = path.clone();
+            blocking(move || mounts::make_read_only(&path)).await.map_err(|error| {
+                format!("volumeMount \"{}\" cannot be read-only in depth: {error}", mount.name)
+            })?;
+        }
         found.push(Mount {
             source: path.to_string_lossy().into_owned(),
             target: mount.mount_path.clone(),
@@ -249,6 +310,13 @@ pub async fn container_mounts(
         });
     }
     Ok(found)
+}
+
+/// Whether what is mounted below the volume is to be read-only as well, which
+/// Docker before version 25 does not do by itself.
+pub(crate) fn is_deeply_read_only(mount: &VolumeMount) -> bool {
+    mount.read_only == Some(true)
+        && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
 /// Removes a pod's folder and everything mounted below it.

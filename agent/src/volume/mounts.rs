@@ -52,10 +52,48 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
     })
 }
 
+/// Makes all mounts at and below `dir` read-only, and keeps from it what others
+/// mount later. They have to be ours alone.
+pub(super) fn make_read_only(dir: &Path) -> io::Result<()> {
+    in_host_namespace(|| {
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(None::<&str>, dir, None::<&str>, private, None::<&str>)?;
+        for (point, options) in mount_table()?.into_iter().filter(|(at, _)| at.starts_with(dir)) {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            let flags = flags | restrictions(&options);
+            mount(None::<&str>, &point, None::<&str>, flags, None::<&str>)?;
+        }
+        Ok(())
+    })
+}
+
+/// What a mount forbids already; a change of it would lift the rest.
+fn restrictions(options: &str) -> MsFlags {
+    let flag = |option| match option {
+        "nosuid" => MsFlags::MS_NOSUID,
+        "nodev" => MsFlags::MS_NODEV,
+        "noexec" => MsFlags::MS_NOEXEC,
+        "noatime" => MsFlags::MS_NOATIME,
+        "nodiratime" => MsFlags::MS_NODIRATIME,
+        "relatime" => MsFlags::MS_RELATIME,
+        _ => MsFlags::empty(),
+    };
+    options.split(',').map(flag).collect()
+}
+
 /// All mount points of the calling thread's namespace, in the order of mounting.
 pub(super) fn mount_points() -> io::Result<Vec<PathBuf>> {
+    Ok(mount_table()?.into_iter().map(|(point, _)| point).collect())
+}
+
+/// The same, each with the options that are its own.
+fn mount_table() -> io::Result<Vec<(PathBuf, String)>> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped).collect())
+    let row = |line: &str| {
+        let mut fields = line.split(' ').skip(4);
+        Some((unescaped(fields.next()?), fields.next()?.to_owned()))
+    };
+    Ok(table.lines().filter_map(row).collect())
 }
 
 /// The kernel writes blanks in paths as octal escapes.
@@ -100,5 +138,12 @@ mod tests {
     #[test]
     fn mount_points_are_unescaped() {
         assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
+    }
+
+    #[test]
+    fn what_a_mount_forbids_stays_forbidden() {
+        let flags = restrictions("rw,nosuid,nodev,relatime");
+        assert_eq!(flags, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RELATIME);
+        assert_eq!(restrictions("ro"), MsFlags::empty());
     }
 }

@@ -210,11 +210,15 @@ fn mode_of(own: Option<i32>, default: i32) -> u32 {
 mod tests {
     use std::sync::Arc;
 
-    use k8s_openapi::api::core::v1::{PersistentVolume, ServiceAccountTokenProjection};
+    use k8s_openapi::api::core::v1::{
+        ImageVolumeSource, PersistentVolume, ServiceAccountTokenProjection,
+    };
     use serde_json::json;
 
-    use super::super::Token;
+    use super::super::{NoImage, Token};
     use super::*;
+
+    use crate::runtime::Tar;
 
     struct Api;
 
@@ -231,8 +235,11 @@ mod tests {
         async fn token(&self, _: &ServiceAccountTokenProjection) -> Result<Token, String> {
             Ok(Token { token: "tok".into(), renew_at: Timestamp::UNIX_EPOCH })
         }
-        async fn claimed_volume(&self, claim: &str) -> Result<PersistentVolume, String> {
+        async fn claimed_volume(&self, claim: &str, _: bool) -> Result<PersistentVolume, String> {
             Err(format!("persistentvolumeclaim \"{claim}\" not found"))
+        }
+        async fn image(&self, _: &ImageVolumeSource) -> Result<Tar, NoImage> {
+            Err(NoImage { reason: "ErrImagePull", message: "no registry".into() })
         }
     }
 

@@ -11,7 +11,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_api::volume::{LOCAL_PROVISIONER, PROVISIONED_BY};
 
 use super::mounts::{ensure_dir, in_host_namespace, mount_points};
@@ -31,6 +32,32 @@ pub(super) enum Source {
 /// The folder of all local volumes of an agent's data directory.
 pub fn volumes_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("volumes")
+}
+
+/// Why the claim must not serve the pod with this UID, as upstream says it:
+/// `owned` claims are those that are made for a pod.
+pub fn refused_claim(claim: &PersistentVolumeClaim, pod: &Pod, owned: bool) -> Option<String> {
+    let owners = claim.metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    let is_own = controllers.any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref());
+    let name = |meta: &ObjectMeta| {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        format!("{}/{}", part(&meta.namespace), part(&meta.name))
+    };
+    (owned && !is_own).then(|| {
+        let (claim, pod) = (name(&claim.metadata), name(&pod.metadata));
+        format!("PVC {claim} was not created for pod {pod} (pod is not owner)")
+    })
+}
+
+/// Why the volume that a claim names is not the claim's.
+pub fn refused_volume(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<String> {
+    let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    let bound = reference.and_then(|reference| reference.uid.as_deref()).unwrap_or_default();
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    (claim.metadata.uid.as_deref() != Some(bound)).then(|| {
+        format!("found PV object {name} with its pv.Spec.ClaimRef.UID \"{bound}\" not point to the expected PVC UID")
+    })
 }
 
 /// Where `volume` is, or why it is not on this machine.
@@ -156,6 +183,30 @@ mod tests {
         for (volume, expected) in cases {
             assert_eq!(source(&volume, Path::new("/data/volumes")).ok(), expected, "{volume:?}");
         }
+    }
+
+    #[test]
+    fn claims_and_volumes_have_to_know_each_other() {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}}),
+        )
+        .unwrap();
+        let claim = |owner: &str| -> PersistentVolumeClaim {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true});
+            let meta =
+                json!({"name": "p-v", "namespace": "ns", "uid": "c", "ownerReferences": [owner]});
+            serde_json::from_value(json!({"metadata": meta})).unwrap()
+        };
+        assert_eq!(refused_claim(&claim("u"), &pod, true), None);
+        assert_eq!(refused_claim(&claim("other"), &pod, false), None, "it was named");
+        assert_eq!(
+            refused_claim(&claim("other"), &pod, true).as_deref(),
+            Some("PVC ns/p-v was not created for pod ns/p (pod is not owner)")
+        );
+        let bound = |uid: &str| volume("v", None, json!({"claimRef": {"name": "p-v", "uid": uid}}));
+        assert_eq!(refused_volume(&bound("c"), &claim("u")), None);
+        assert!(refused_volume(&bound("before"), &claim("u")).is_some());
+        assert!(refused_volume(&volume("v", None, json!({})), &claim("u")).is_some());
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
 
@@ -22,11 +22,21 @@ use super::mounts::{ensure_dir, in_host_namespace, mount_points};
 /// Binds `root`/`sub` to `target`. A missing part is made a folder, unless the
 /// volume is read-only.
 pub(super) fn bind(root: &Path, sub: &Path, target: &Path, read_only: bool) -> io::Result<()> {
+    bind_opened(target, || open_beneath(root, sub, !read_only))
+}
+
+/// Binds all of a volume to `target`, for mounts that are to differ from those
+/// that others see.
+pub(super) fn bind_whole(root: &Path, target: &Path) -> io::Result<()> {
+    bind_opened(target, || Ok(open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?))
+}
+
+fn bind_opened(target: &Path, open: impl FnOnce() -> io::Result<OwnedFd> + Send) -> io::Result<()> {
     in_host_namespace(|| {
         if mount_points()?.iter().any(|point| point == target) {
             return Ok(());
         }
-        let part = open_beneath(root, sub, !read_only)?;
+        let part = open()?;
         let opened = format!("/proc/thread-self/fd/{}", part.as_raw_fd());
         if std::fs::metadata(&opened)?.is_dir() {
             ensure_dir(target, 0o750)?;

@@ -1,4 +1,8 @@
-//! The image of a container, from this machine or from its registry.
+//! The image of a container or of a volume, from this machine or from its
+//! registry.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 use tokio::time::Instant;
@@ -8,13 +12,27 @@ use super::super::model::{spec, uid};
 use super::Failed;
 use crate::events::Severity;
 use crate::images::{self, ImageError, Policy};
-use crate::runtime::Image;
+use crate::runtime::{Image, Progress};
+
+/// How often a long pull tells how far it is.
+const TELL_PERIOD: Duration = Duration::from_secs(30);
 
 /// Finds or pulls the container's image, as its policy says.
 pub(super) async fn image(ctx: &Context, pod: &Pod, container: &Spec) -> Result<Image, Failed> {
     let asked = container.image.as_deref().unwrap_or_default();
+    find_image(ctx, pod, Some(&container.name), asked, Policy::of(container)).await
+}
+
+/// Finds or pulls the image `asked`, for a container or for the pod.
+pub(in crate::pod) async fn find_image(
+    ctx: &Context,
+    pod: &Pod,
+    container: Option<&str>,
+    asked: &str,
+    policy: Policy,
+) -> Result<Image, Failed> {
     let say = |severity, reason: &str, message: String| {
-        ctx.recorder.pod(pod, Some(&container.name), severity, reason, message);
+        ctx.recorder.pod(pod, container, severity, reason, message);
     };
     let failed = |error: ImageError| {
         let failed = Failed::new(error.reason(), &error);
@@ -37,7 +55,6 @@ pub(super) async fn image(ctx: &Context, pod: &Pod, container: &Spec) -> Result<
     let Some(name) = images::normalized(asked) else {
         return Err(failed(ImageError::InvalidName(asked.to_owned())));
     };
-    let policy = Policy::of(container);
     if policy != Policy::Always {
         let local = ctx
             .images
@@ -69,8 +86,18 @@ pub(super) async fn image(ctx: &Context, pod: &Pod, container: &Spec) -> Result<
         }
     }
     let since = Instant::now();
-    let pulled =
-        ctx.images.pull(&name, &images::credentials(&name, &secrets)).await.map_err(failed)?;
+    let last = Mutex::new(since);
+    let told = |now: Progress| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= TELL_PERIOD {
+            *last = Instant::now();
+            let (came, all) = (now.came >> 20, now.all >> 20);
+            let message = format!("Pulling image \"{asked}\": {came} of {all} MiB so far");
+            say(Severity::Normal, "Pulling", message);
+        }
+    };
+    let credentials = images::credentials(&name, &secrets);
+    let pulled = ctx.images.pull(&name, &credentials, &told).await.map_err(failed)?;
     let took = since.elapsed().as_millis();
     let size = pulled.image.size;
     let from = pulled.node.map(|node| format!(" from node {node}")).unwrap_or_default();

@@ -120,7 +120,8 @@ pub async fn prepare_volumes(
     write_once(dir.join("resolv.conf"), resolv).await.map_err(|error| failed(&error))?;
     let sources = base_sources(ctx, ips);
     let lookup = ApiLookup { ctx, pod, tokens };
-    volume::prepare(pod, &dir, &sources, &lookup).await.map_err(|error| failed(&error))
+    let prepared = volume::prepare(pod, &dir, &sources, &lookup).await;
+    prepared.map_err(|error| Failed::new(error.reason(), error))
 }
 
 /// What variables and volumes may say of the node and the pod.

@@ -91,6 +91,7 @@ async fn container_spec(
         termination_log: &termination_log,
         seccomp,
         node_memory_bytes: ctx.memory_bytes,
+        pids: ctx.config.container_pids,
     };
     container::container(&ctx.owner(pod), wanted, inputs).map_err(|error| config_error(error.0))
 }

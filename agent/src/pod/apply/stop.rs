@@ -56,8 +56,30 @@ pub async fn termination_message(
     let mut text = Vec::new();
     while let Some(Ok(Output::Stdout(piece) | Output::Stderr(piece))) = pieces.next().await {
         text.extend_from_slice(&piece);
+        // A line may be of any length, and only the end is kept.
+        text.drain(..text.len().saturating_sub(MESSAGE_LOG_BYTES));
     }
-    String::from_utf8_lossy(&text[text.len().saturating_sub(MESSAGE_LOG_BYTES)..]).into_owned()
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Removes a container that nobody needs any more, and what it left as its
+/// last words.
+pub async fn discard(
+    ctx: &Context,
+    pod: &Pod,
+    name: &str,
+    attempt: &Attempt,
+) -> Result<(), RuntimeError> {
+    ctx.runtime.remove(attempt.id()).await?;
+    let words = termination_log(ctx, pod, name, attempt.number);
+    match tokio::fs::remove_file(&words).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            // It goes with the pod's folder at the latest.
+            tracing::debug!(%error, file = %words.display(), "last words not removed");
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Stops one container: preStop hook, signal, and the end of its grace period.

@@ -156,3 +156,36 @@ async fn a_resize_restarts_where_the_policy_says_so() {
     assert_eq!(node.app("a").await.limits.memory_bytes, Some(128 << 20));
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_volume_shows_what_is_in_an_image() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "v", "image": {"reference": "tool:1"}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/tool"}]);
+    node.apply("p", spec);
+    let waiting =
+        |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    node.until("the image is nowhere", |pod| waiting(pod) == "ErrImagePull").await;
+    node.until_event("Failed").await;
+    assert!(!node.events().contains(&"ErrImagePull".to_owned()), "said once, in the usual words");
+    let mut later = node.api.get(POD).unwrap();
+    node.runtime.add_image("tool:1");
+    // As somebody would who corrects the name: another pod.
+    later["metadata"] = json!({"name": "q", "namespace": "ns", "uid": "uid-q", "generation": 1});
+    later["status"] = Value::Null;
+    let path = "/api/v1/namespaces/ns/pods/q";
+    node.api.put(path, later);
+    node.until_at(path, "Ready", ready).await;
+    let found = node.containers().await.into_iter().find(|one| {
+        one.label(crate::runtime::labels::POD_NAME) == "q"
+            && one.label(crate::runtime::labels::CONTAINER) == "a"
+    });
+    let mounts = node.runtime.spec(&found.unwrap().id).unwrap().mounts;
+    let tool = mounts.iter().find(|mount| mount.target == "/tool").unwrap();
+    assert!(tool.read_only);
+    // The twin's images hold one file with their name in it.
+    let file = std::path::Path::new(&tool.source).join("pause");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "sha256:tool:1");
+    node.stop().await;
+}

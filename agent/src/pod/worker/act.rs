@@ -38,7 +38,8 @@ impl Worker {
                 }
                 Action::Remove { ids } => {
                     for id in ids {
-                        match self.ctx.runtime.remove(id).await {
+                        let Some((name, attempt)) = self.observed.find(id) else { continue };
+                        match apply::discard(&self.ctx, &self.pod, name, attempt).await {
                             Ok(()) => self.observed.remove(id),
                             Err(error) => warn!(%error, id, "old container not removed"),
                         }

@@ -42,17 +42,15 @@ impl Worker {
                 match result {
                     Ok(ready) => self.take_ready(ready).await,
                     Err(failed) => {
-                        let event = failed.reason;
-                        self.ctx.recorder.pod(
-                            &self.pod,
-                            None,
-                            Severity::Warning,
-                            event,
-                            failed.message.clone(),
-                        );
                         let count =
                             self.observed.setup_failure.take().map_or(1, |old| old.count + 1);
-                        self.observed.setup_failure = Some(failure(failed, count, now));
+                        let failure = failure(failed, count, now);
+                        if !failure.is_of_image() {
+                            let (reason, message) = (failure.reason, failure.message.clone());
+                            let recorder = &self.ctx.recorder;
+                            recorder.pod(&self.pod, None, Severity::Warning, reason, message);
+                        }
+                        self.observed.setup_failure = Some(failure);
                         // A sandbox without a network may have been started.
                         if let Ok(found) = apply::containers_of(&self.ctx, &self.pod).await {
                             self.take_containers(found).await;
