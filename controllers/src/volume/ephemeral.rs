@@ -128,7 +128,13 @@ impl Controller for EphemeralVolumes {
                     );
                     let regarding = meta::object_reference(&*pod);
                     let events = &self.context.events;
-                    events.record(COMPONENT, &regarding, Severity::Warning, "ClaimConflict", message);
+                    events.record(
+                        COMPONENT,
+                        &regarding,
+                        Severity::Warning,
+                        "ClaimConflict",
+                        message,
+                    );
                 }
                 Some(Plan::Keep) | None => {}
             }
@@ -159,7 +165,8 @@ mod tests {
     #[test]
     fn a_pods_own_claim_is_made_once_and_nobody_elses_is_taken() {
         let pod = pod();
-        let volumes: Vec<_> = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).collect();
+        let volumes: Vec<_> =
+            pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).collect();
         assert_eq!(plan(&pod, volumes[0], None), None, "another kind of volume");
         let Some(Plan::Create(claim)) = plan(&pod, volumes[1], None) else { panic!("no claim") };
         assert_eq!(claim.metadata.name.as_deref(), Some("web-own"));
