@@ -1,12 +1,12 @@
 //! What only a real Docker and a real kernel show of a pod's life: ports of the
-//! node, containers that look into others, limits that change. One lab of two
-//! nodes serves all steps.
+//! node, containers that look into others, limits that change, and limits that
+//! hold. One lab serves all steps of a test.
 
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
-use skiff_tests::{Lab, eventually, step};
+use skiff_tests::{Lab, eventually, run, step};
 
 /// Waits until `check` holds.
 fn until(what: &str, check: impl Fn() -> bool) {
@@ -141,4 +141,129 @@ fn a_pod_among_others() {
     assert_eq!(fetch("node-1", &node, 8080), None);
     let rules = lab.exec("node-1", &["nft", "list", "chain", "ip", "skiff-network", "host-ports"]);
     assert!(!rules.ok().contains("dnat"), "no rule is left");
+}
+
+/// Pods that take more than they should, and one that has nothing to do with it.
+const GREEDY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: bystander}
+spec:
+  containers:
+  - name: httpd
+    image: skiff-example/busybox:latest
+    imagePullPolicy: Never
+    command: [sh, -c, "echo served > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"]
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hoarder}
+spec:
+  containers:
+  - name: c
+    image: skiff-example/busybox:latest
+    imagePullPolicy: Never
+    command: [sh, -c, "dd if=/dev/zero of=/scratch/file bs=1M count=4; sleep 3600"]
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
+  volumes: [{name: scratch, emptyDir: {sizeLimit: 1Mi}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: flood}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: skiff-example/busybox:latest
+    imagePullPolicy: Never
+    command: [sh, -c, "head -c 150000000 /dev/zero | tr '\\0' x; echo; echo the end; sleep 3600"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: bomb}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: skiff-example/busybox:latest
+    imagePullPolicy: Never
+    command: [sh, -c, "cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max; bomb() { bomb | bomb & }; bomb; sleep 3600"]
+    resources: {limits: {cpu: 200m, memory: 32Mi}}
+"#;
+
+/// Resident memory of a process in bytes.
+fn resident(pid: u64) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// Bytes of a container's log and of those that were rotated away from it.
+fn log_bytes(container: &str) -> u64 {
+    let mut command = std::process::Command::new("docker");
+    command.args(["inspect", "-f", "{{.LogPath}}", container.trim_start_matches("docker://")]);
+    let log = std::path::PathBuf::from(run(command, None).ok());
+    let name = log.file_name().unwrap().to_str().unwrap();
+    let files = std::fs::read_dir(log.parent().unwrap()).unwrap().map(Result::unwrap);
+    let logs = files.filter(|file| file.file_name().to_str().unwrap().starts_with(name));
+    logs.map(|file| file.metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn greedy_pods_harm_nobody_else() {
+    let lab = Lab::up(1);
+    let kubectl = |line: &str| lab.kubectl(&line.split(' ').collect::<Vec<_>>());
+    let field = |pod: &str, path: &str| {
+        kubectl(&format!("get pod {pod} -o jsonpath={{.status.{path}}}")).ok()
+    };
+    let machines = lab.machines();
+    let node = machines.iter().find(|one| one["name"] == "node-1").unwrap();
+    let agent = node["pid"].as_u64().unwrap();
+    lab.kubectl_with(&["apply", "-f", "-"], GREEDY).ok();
+    kubectl("wait --for=condition=Ready pod/bystander pod/flood --timeout=60s").ok();
+
+    step("a log without end is cut, and costs the agent nothing");
+    let before = resident(agent);
+    until("the flood is over", || kubectl("logs flood --tail=1").ok() == "the end");
+    let id = field("flood", "containerStatuses[0].containerID");
+    let kept = log_bytes(&id);
+    assert!(kept > 1 << 20, "some of it is kept: {kept}");
+    assert!(kept <= 55 << 20, "{kept} bytes are kept");
+    assert!(kubectl("logs flood").ok().len() > 1 << 20);
+    let grown = resident(agent).saturating_sub(before);
+    assert!(grown < 16 << 20, "the agent has grown by {grown} bytes");
+
+    step("a fork bomb stays within its limits");
+    let most: u64 =
+        std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
+    let first = kubectl("logs bomb").ok().lines().next().unwrap_or_default().to_owned();
+    assert_eq!(first, (most / 4).to_string(), "the kernel's limit");
+    kubectl("delete pod bomb").ok();
+
+    step("a pod that fills its volume is evicted, and its files go");
+    until("it is evicted", || field("hoarder", "reason") == "Evicted");
+    assert_eq!(field("hoarder", "phase"), "Failed");
+    let said = r#"Usage of EmptyDir volume "scratch" exceeds the limit "1Mi". "#;
+    assert_eq!(field("hoarder", "message"), said.trim_end());
+    let target = "conditions[?(@.type=='DisruptionTarget')].reason";
+    assert_eq!(field("hoarder", target), "TerminationByKubelet");
+    let uid = kubectl("get pod hoarder -o jsonpath={.metadata.uid}").ok();
+    until("its containers are gone", || {
+        let mut left = std::process::Command::new("docker");
+        left.args(["ps", "-aq", "--filter", &format!("label=skiff.pod.uid={uid}")]);
+        run(left, None).ok().is_empty()
+    });
+    assert!(kubectl("get events").ok().contains("Evicted"));
+
+    step("who had nothing to do with it did not notice");
+    assert_eq!(field("bystander", "containerStatuses[0].restartCount"), "0");
+    let ready = "conditions[?(@.type=='Ready')]";
+    assert_eq!(field("bystander", &format!("{ready}.status")), "True");
+    assert_eq!(
+        kubectl("get node node-1 -o jsonpath={.status.conditions[?(@.type=='Ready')].status}").ok(),
+        "True"
+    );
+    kubectl("delete pod --all").ok();
 }

@@ -141,3 +141,87 @@ fn data_outlives_pods_and_images_reach_every_node() {
         milli.is_some_and(|milli: u64| milli > 50)
     });
 }
+
+/// Volumes that begin and end with their pod.
+const OWN: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: own}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: skiff-example/busybox:latest
+    imagePullPolicy: Never
+    command: [sh, -c, "echo kept > /scratch/file && sleep 3600"]
+    volumeMounts:
+    - {name: scratch, mountPath: /scratch}
+    - {name: tool, mountPath: /tool}
+    - {name: tool, mountPath: /part, subPath: bin}
+    - {name: host, mountPath: /plain, readOnly: true}
+    - {name: host, mountPath: /deep, readOnly: true, recursiveReadOnly: Enabled}
+  volumes:
+  - name: scratch
+    ephemeral:
+      volumeClaimTemplate:
+        metadata: {labels: {tier: scratch}}
+        spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+  - {name: tool, image: {reference: "skiff-example/busybox:latest", pullPolicy: Never}}
+  - {name: host, hostPath: {path: /dev}}
+"#;
+
+#[test]
+fn some_volumes_come_with_their_pod() {
+    let lab = Lab::up(1);
+    let create = |text: &str| lab.kubectl_with(&["apply", "-f", "-"], text).ok();
+    let inside = |command: &str| lab.kubectl(&["exec", "own", "--", "sh", "-c", command]);
+    create(OWN);
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/own", "--timeout=60s"]).ok();
+
+    step("a claim was made for it");
+    assert_eq!(field(&lab, "pvc/own-scratch", ".status.phase"), "Bound");
+    assert_eq!(field(&lab, "pvc/own-scratch", ".metadata.labels.tier"), "scratch");
+    assert_eq!(field(&lab, "pvc/own-scratch", ".metadata.ownerReferences[0].name"), "own");
+
+    step("an image's files are there as they are, and stay so");
+    assert!(inside("ls /tool/bin").ok().contains("busybox"));
+    assert_eq!(inside("ls /part").ok(), inside("ls /tool/bin").ok());
+    assert_eq!(inside("ls -a /tool | grep -c dockerenv").stdout.trim(), "0", "the engine's file");
+    assert!(inside("touch /tool/new").refused().contains("Read-only file system"));
+
+    step("a mount is read-only in depth only where that is asked for");
+    let name = format!("skiff-e2e-{}", std::process::id());
+    inside(&format!("touch /plain/shm/{name} && rm /plain/shm/{name}")).ok();
+    assert!(inside("touch /plain/new").refused().contains("Read-only file system"));
+    let refused = inside(&format!("touch /deep/shm/{name}")).refused();
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    for (path, told) in [("/plain", "Disabled"), ("/deep", "Enabled")] {
+        let mount = format!("volumeMounts[?(@.mountPath=='{path}')].recursiveReadOnly");
+        assert_eq!(field(&lab, "pod/own", &format!(".status.containerStatuses[0].{mount}")), told);
+    }
+
+    step("a claim that is somebody else's is not taken");
+    create(&claim("other-scratch", ""));
+    create(&OWN.replace("name: own", "name: other"));
+    lab.wait("why it waits", LIMIT, &["describe", "pod", "other"], |said| {
+        said.contains(
+            "PVC default/other-scratch was not created for pod default/other (pod is not owner)",
+        )
+    });
+    assert_eq!(field(&lab, "pod/other", ".status.phase"), "Pending");
+
+    step("an image that is nowhere shows at the containers");
+    let nowhere = OWN
+        .replace("name: own", "name: none")
+        .replace("\"skiff-example/busybox:latest\"", "none:1");
+    create(&nowhere);
+    lab.wait("the reason", LIMIT, &["get", "pod", "none", "--no-headers"], |said| {
+        said.contains("ErrImageNeverPull")
+    });
+
+    step("the claims go with their pods, the other one stays");
+    lab.kubectl(&["delete", "pod", "--all", "--now"]).ok();
+    lab.wait("only one claim is left", LIMIT, &["get", "pvc", "--no-headers"], |said| {
+        said.lines().count() == 1 && said.starts_with("other-scratch")
+    });
+}
