@@ -11,8 +11,8 @@
 //!
 //! The parts: `proposals` knows who waits for which batch and when a batch is
 //! lost or sent again, `reads` asks Raft whether a read is current, `snapshots`
-//! carries the state to a member that is too far behind, `membership` changes
-//! the group.
+//! carries the state to a member that is too far behind, `tail` says how much
+//! log is kept for one that is merely slow, `membership` changes the group.
 //!
 //! An error of a turn is final: the caller drops the core and ends the process.
 
@@ -21,6 +21,7 @@ mod numbers;
 mod proposals;
 mod reads;
 pub(crate) mod snapshots;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ use crate::wire::peer::{PeerMessage, travels};
 use proposals::Proposals;
 use reads::Reads;
 use snapshots::{Received, Receiving, Sendings};
+use tail::Tail;
 
 /// How much time a tick stands for.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -91,6 +93,9 @@ pub(crate) struct CoreParts<L> {
     pub(crate) machine: Machine,
     pub(crate) applied: Applied,
     pub(crate) keeper: Box<dyn StateKeeper>,
+    /// Log kept in a group for slow followers, in bytes, although a saved state
+    /// covers it.
+    pub(crate) kept_log_bytes: u64,
     pub(crate) sealer: Arc<Sealer>,
     /// Where the applied state is published for readers and watches.
     pub(crate) shared: Arc<Shared>,
@@ -103,6 +108,7 @@ pub(crate) struct Core<L: LogStore> {
     machine: Machine,
     applied: Applied,
     keeper: Box<dyn StateKeeper>,
+    tail: Tail,
     sealer: Arc<Sealer>,
     shared: Arc<Shared>,
     contact: Option<Contact>,
@@ -132,6 +138,7 @@ impl<L: LogStore> Core<L> {
             member,
             group,
             machine: parts.machine,
+            tail: Tail::new(parts.kept_log_bytes, applied.position),
             applied,
             keeper: parts.keeper,
             sealer: parts.sealer,
@@ -165,11 +172,15 @@ impl<L: LogStore> Core<L> {
     /// Whether time matters. A group of one that leads and has nothing to do
     /// needs none.
     pub(crate) fn needs_ticks(&self) -> bool {
-        let members = self.members();
-        let alone = members.is_single() && members.learners.is_empty();
         let rests =
             self.proposals.is_empty() && self.reads.is_empty() && !self.wants_housekeeping();
-        !(alone && self.leadership.is_leader && rests)
+        !(self.is_alone() && self.leadership.is_leader && rests)
+    }
+
+    /// Whether nobody follows, now or soon.
+    fn is_alone(&self) -> bool {
+        let members = self.members();
+        members.is_single() && members.learners.is_empty()
     }
 
     /// A [`TICK`] has passed.
@@ -241,7 +252,9 @@ impl<L: LogStore> Core<L> {
         let (log_bytes, state_bytes) = (self.group.log().bytes(), self.machine.bytes());
         let covered = self.keeper.follow(state_bytes, log_bytes, self.applied.position)?;
         if let Some(covered) = covered {
-            self.group.truncate(covered).map_err(fatal)?;
+            let kept = self.tail.cut(covered);
+            let cut = if self.is_alone() { covered } else { kept };
+            self.group.truncate(cut).map_err(fatal)?;
             self.shared.counters.snapshot_index.store(covered.index, Ordering::Relaxed);
         }
         self.shared.counters.log_bytes.store(self.group.log().bytes(), Ordering::Relaxed);
@@ -265,6 +278,7 @@ impl<L: LogStore> Core<L> {
             for entry in &progress.committed {
                 self.apply(entry, &mut answers, &mut events)?;
                 self.keeper.note(entry.data.len() as u64);
+                self.tail.note(self.applied.position, entry.data.len() as u64);
             }
             self.publish(events, outside.now(), false);
             self.group.applied(self.applied.position.index);

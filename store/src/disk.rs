@@ -94,7 +94,9 @@ pub(crate) fn open(
 
     let mut history = History::new(loaded.floor, config.history_window, config.history_bytes);
     history.push(loaded.events, std::time::Duration::ZERO);
-    let (snapshot_log_bytes, uncovered) = (config.snapshot_log_bytes, log.entry_bytes());
+    let covered = snapshot_file::newest(&snapshots).map_err(|e| disk(&snapshots, &e))?;
+    let uncovered = log.entry_bytes_after(covered.map_or(0, |position| position.index));
+    let snapshot_log_bytes = config.snapshot_log_bytes;
     let keeper: KeeperStart = Box::new(move |shared| {
         let (saved, saved_revision) = saved;
         let work = Work { shared, state: Box::new(tree), snapshots, sealer, saved, saved_revision };
@@ -108,6 +110,7 @@ pub(crate) fn open(
         applied: loaded.applied,
         history,
         keeper,
+        kept_log_bytes: config.kept_log_bytes,
         lock: Some(lock),
     })
 }

@@ -50,9 +50,10 @@ const DISK_SLACK: u64 = 32 << 20;
 
 /// Most bytes of disk that a store needs whose live keys and values take
 /// `state_bytes`, however often they are written.
-pub(crate) fn disk_bound(state_bytes: u64, snapshot_log_bytes: u64) -> u64 {
-    // Before a checkpoint begins, while it is written, and what frames add.
-    let log = snapshot_log_bytes.max(state_bytes) * (1 + PATIENCE + 1);
+pub(crate) fn disk_bound(state_bytes: u64, snapshot_log_bytes: u64, kept_log_bytes: u64) -> u64 {
+    // Before a checkpoint begins, while it is written, and what frames add; and
+    // what stays for slow followers.
+    let log = snapshot_log_bytes.max(state_bytes) * (1 + PATIENCE + 1) + kept_log_bytes;
     // The old one stays until the new one is whole.
     let snapshots = 2 * state_bytes;
     // A save may add everything once more before the tree is found too large.
@@ -90,8 +91,9 @@ pub(crate) trait StateKeeper: Send {
 /// followers.
 pub(crate) struct MemoryKeeper;
 
-/// Log that a store in memory keeps.
+/// Log that a store in memory keeps, and what is left of it when it is cut.
 const MEMORY_LOG_BYTES: u64 = 1 << 20;
+pub(crate) const MEMORY_KEPT_BYTES: u64 = MEMORY_LOG_BYTES / 2;
 
 impl StateKeeper for MemoryKeeper {
     fn note(&mut self, _: u64) {}

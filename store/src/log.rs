@@ -197,6 +197,24 @@ mod tests {
     }
 
     #[test]
+    fn an_opened_log_knows_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = engine::EngineLog::open(dir.path()).unwrap();
+        log.initialize(&Members::single(1)).unwrap();
+        assert_eq!(log.entry_bytes_after(0), 0, "nothing was there when it was opened");
+        // Counted in pages of 1024 entries.
+        let entries: Vec<_> = (2..=3000).map(|index| entry(index, 2, 10)).collect();
+        log.append(&entries, &hard_state(2, 3000)).unwrap();
+        drop(log);
+        let log = engine::EngineLog::open(dir.path()).unwrap();
+        let one = entry_bytes(&entries[0]);
+        assert_eq!(log.entry_bytes_after(0), 2999 * one);
+        assert_eq!(log.entry_bytes_after(1025), (3000 - 1025) * one);
+        assert_eq!(log.entry_bytes_after(1026), (3000 - 1025) * one, "a few too many");
+        assert_eq!(log.entry_bytes_after(3000), 0);
+    }
+
+    #[test]
     fn the_log_gives_space_back() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = engine::EngineLog::open(dir.path()).unwrap();

@@ -86,11 +86,7 @@ fn write_file(
 
 /// Reads the newest snapshot; `None` if none was ever written.
 pub(crate) fn read(dir: &Path, sealer: &Sealer) -> Result<Option<(Machine, Meta)>, SnapshotError> {
-    let Some(path) =
-        list(dir)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == SUFFIX)).max()
-    else {
-        return Ok(None);
-    };
+    let Some(path) = newest_path(dir)? else { return Ok(None) };
     let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
     let meta = decode_meta(&get_record(&mut file)?)?;
     let mut entries = Entries::new();
@@ -104,6 +100,21 @@ pub(crate) fn read(dir: &Path, sealer: &Sealer) -> Result<Option<(Machine, Meta)
         return Err(SnapshotError::Damaged("its entries do not add up"));
     }
     Ok(Some((machine, meta)))
+}
+
+/// The place of the newest snapshot, without a look at what it holds.
+pub(crate) fn newest(dir: &Path) -> Result<Option<Position>, SnapshotError> {
+    let Some(path) = newest_path(dir)? else { return Ok(None) };
+    let mut file = BufReader::new(File::open(path)?);
+    // A head that does not read covers nothing; whoever needs the snapshot says
+    // what is wrong with it.
+    let meta = get_record(&mut file).and_then(|head| Ok(decode_meta(&head)?));
+    Ok(meta.ok().map(|meta| meta.applied.position))
+}
+
+fn newest_path(dir: &Path) -> std::io::Result<Option<PathBuf>> {
+    let whole = |path: &PathBuf| path.extension().is_some_and(|extension| extension == SUFFIX);
+    Ok(list(dir)?.into_iter().filter(whole).max())
 }
 
 /// Writes a snapshot that came from the leader, beside the one in force.

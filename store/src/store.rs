@@ -59,6 +59,9 @@ pub struct StoreConfig {
     /// Log written before a snapshot replaces it; more if the state itself is
     /// larger. Default: 8 MiB.
     pub snapshot_log_bytes: u64,
+    /// Log that a member of a group keeps behind its snapshot: whoever is less
+    /// far behind catches up by it, others by the snapshot. Default: 8 MiB.
+    pub kept_log_bytes: u64,
     /// How this member and its peers find each other. Default: it has none.
     pub peers: Option<PeerConfig>,
     /// The id that a group has given to this member. Says that a new directory
@@ -81,6 +84,7 @@ impl StoreConfig {
             max_txn_bytes: 4 << 20,
             request_timeout: Duration::from_secs(10),
             snapshot_log_bytes: 8 << 20,
+            kept_log_bytes: 8 << 20,
             peers: None,
             joined_as: None,
             force_new_group: false,
@@ -90,7 +94,7 @@ impl StoreConfig {
     /// Most bytes that the directory takes while live keys and values take
     /// `state_bytes`, however often they are written.
     pub fn disk_bound(&self, state_bytes: u64) -> u64 {
-        keeper::disk_bound(state_bytes, self.snapshot_log_bytes)
+        keeper::disk_bound(state_bytes, self.snapshot_log_bytes, self.kept_log_bytes)
     }
 }
 
@@ -127,6 +131,8 @@ pub(crate) struct Parts<L> {
     pub(crate) applied: Applied,
     pub(crate) history: History,
     pub(crate) keeper: KeeperStart,
+    /// See [`StoreConfig::kept_log_bytes`].
+    pub(crate) kept_log_bytes: u64,
     /// Keeps the directory to this process; given back after all files are
     /// closed.
     pub(crate) lock: Option<File>,
@@ -422,6 +428,7 @@ fn in_memory(
         applied: Applied { position: FIRST, members: Arc::new(members) },
         history: History::new(Revision(0), config.history_window, config.history_bytes),
         keeper: Box::new(|_| Ok(Box::new(MemoryKeeper))),
+        kept_log_bytes: keeper::MEMORY_KEPT_BYTES,
         lock: None,
     })
 }
@@ -529,7 +536,7 @@ fn prepare<L: LogStore>(
     open: impl FnOnce() -> Result<Parts<L>, StoreError>,
     wiring: Wiring,
 ) -> Result<Prepared<L>, StoreError> {
-    let Parts { member, log, machine, applied, history, keeper, lock } = open()?;
+    let Parts { member, log, machine, applied, history, keeper, kept_log_bytes, lock } = open()?;
     let shared = Arc::new(Shared::new(View {
         snapshot: Snapshot::new(machine.entries().clone(), machine.revision()),
         digest: machine.digest(),
@@ -549,6 +556,7 @@ fn prepare<L: LogStore>(
         machine,
         applied,
         keeper: keeper(shared.clone())?,
+        kept_log_bytes,
         sealer: wiring.sealer,
         shared: shared.clone(),
     })?;

@@ -218,6 +218,7 @@ impl<L: LogStore> Core<L> {
         tracing::info!(index = position.index, "caught up by a snapshot");
         self.machine = received.machine;
         self.applied = received.meta.applied;
+        self.tail.restart(position);
         self.skip_proposals();
         self.publish(Vec::new(), std::time::Duration::ZERO, true);
         self.group.applied(position.index);

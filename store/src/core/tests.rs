@@ -36,6 +36,9 @@ impl Outside for Left {
     }
 }
 
+/// Log that the members keep for slow ones, in bytes.
+const KEPT: u64 = 100 << 10;
+
 /// In ticks.
 const SECOND: usize = 10;
 
@@ -87,6 +90,7 @@ fn member(id: u64, members: &Members) -> Member {
             machine,
             applied,
             keeper: Box::new(MemoryKeeper),
+            kept_log_bytes: KEPT,
             sealer: sealer(),
             shared: shared.clone(),
         })
@@ -409,6 +413,82 @@ fn a_member_joins_by_snapshot_and_becomes_a_voter() {
     assert!(world.committed(2, write).is_some());
     // Its history begins where its snapshot ended.
     assert!(world.members[&2].shared.view().history.check(Revision(1)).is_err());
+}
+
+#[test]
+fn who_is_merely_slow_needs_no_snapshot() {
+    // Bytes that it has missed when it is back; and whether its log went on
+    // from where it was.
+    for (missed, goes_on) in [(KEPT / 2, true), (2 * KEPT, false)] {
+        let mut world = World::new(3);
+        let leader = world.elect();
+        let slow = if leader == 1 { 2 } else { 1 };
+        let write = |world: &mut World, bytes: u64| {
+            let log = world.core(leader).group.log();
+            let (mut index, mut written) = (log.last_index(), 0);
+            while written < bytes {
+                world.put(leader, "a", vec![]);
+                world.settle();
+                let log = world.core(leader).group.log();
+                written += log.entries(index + 1, index + 2, 1).unwrap()[0].data.len() as u64;
+                index += 1;
+            }
+        };
+        // Until the log has been cut once, and is about to be again.
+        while world.core(leader).group.log().truncated() == FIRST {
+            write(&mut world, KEPT / 4);
+        }
+        let kept = world.core(leader).group.log().bytes();
+        assert!(kept > KEPT / 2 && kept < 2 * KEPT, "{kept}");
+        world.tick(1);
+        world.cut.insert(slow);
+        let since = world.core(slow).applied.position.index;
+        // A saved state covers all of it while the member is away.
+        write(&mut world, missed);
+        let leading = &mut world.members.get_mut(&leader).unwrap().core;
+        leading.keeper = Box::new(SavesAlways);
+        write(&mut world, 1);
+        let began = world.core(leader).group.log().truncated().index;
+        assert_eq!(began <= since, goes_on, "{missed}: {began} {since}");
+        world.cut.clear();
+        world.tick(3 * SECOND);
+        world.agree();
+        // A snapshot would have begun its log anew.
+        let went_on = world.core(slow).group.log().truncated().index <= since;
+        assert_eq!(went_on, goes_on, "{missed}");
+    }
+}
+
+/// Covers whatever has been applied, at once.
+struct SavesAlways;
+
+impl StateKeeper for SavesAlways {
+    fn note(&mut self, _: u64) {}
+
+    fn follow(
+        &mut self,
+        _: u64,
+        _: u64,
+        applied: Position,
+    ) -> Result<Option<Position>, StoreError> {
+        Ok(Some(applied))
+    }
+
+    fn receive(
+        &mut self,
+        _: &crate::state::Meta,
+        _: &crate::machine::Entries,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn adopt(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 #[test]

@@ -65,8 +65,9 @@ pub(crate) struct EngineLog {
     /// The newest entries, without holes up to `last_index`.
     recent: VecDeque<Entry>,
     recent_bytes: u64,
-    /// Bytes of all entries found at open.
-    opened_bytes: u64,
+    /// Places of the log as it was opened, with the bytes of all entries up to
+    /// them.
+    opened: Vec<(u64, u64)>,
 }
 
 impl EngineLog {
@@ -102,7 +103,7 @@ impl EngineLog {
             last_index,
             recent: VecDeque::new(),
             recent_bytes: 0,
-            opened_bytes: 0,
+            opened: Vec::new(),
         };
         log.check_entries(was_closed)?;
         if was_closed {
@@ -113,9 +114,12 @@ impl EngineLog {
         Ok(log)
     }
 
-    /// Bytes of the entries that the log held when it was opened.
-    pub(crate) fn entry_bytes(&self) -> u64 {
-        self.opened_bytes
+    /// Bytes of the entries after `index` that the log held when it was opened;
+    /// some entries before it may be counted too.
+    pub(crate) fn entry_bytes_after(&self, index: u64) -> u64 {
+        let all = self.opened.last().map_or(0, |place| place.1);
+        let before = self.opened.iter().rev().find(|place| place.0 <= index);
+        all - before.map_or(0, |place| place.1)
     }
 
     /// Reads every entry once, which verifies its checksum. Unreadable entries
@@ -144,7 +148,9 @@ impl EngineLog {
                 Err(error) => Some(error.to_string()),
             };
             let Some(reason) = reason else {
-                self.opened_bytes += page.iter().map(entry_bytes).sum::<u64>();
+                let before = self.opened.last().map_or(0, |place| place.1);
+                let bytes: u64 = page.iter().map(entry_bytes).sum();
+                self.opened.push((high - 1, before + bytes));
                 next = high;
                 continue;
             };

@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub(super) save_every: u64,
     /// Bytes of history that a member keeps.
     pub(super) history_bytes: usize,
+    /// Bytes of log that a member keeps for slow ones.
+    pub(super) kept_log_bytes: u64,
 }
 
 impl Plan {
@@ -63,6 +65,7 @@ impl Plan {
             damage,
             save_every: rng.random_range(5..80),
             history_bytes: rng.random_range(4_000..60_000),
+            kept_log_bytes: if rng.random_bool(0.5) { 0 } else { rng.random_range(0..8_000) },
         }
     }
 }

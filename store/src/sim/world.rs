@@ -317,6 +317,7 @@ impl World {
             machine,
             applied,
             keeper: Box::new(keeper),
+            kept_log_bytes: self.plan.kept_log_bytes,
             sealer: self.sealer.clone(),
             shared: shared.clone(),
         });

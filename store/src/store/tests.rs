@@ -81,6 +81,7 @@ async fn faulty(appends_left: u32, delay: Duration) -> Result<Store, StoreError>
             applied: Applied { position: FIRST, members: Arc::new(members) },
             history: History::new(Revision(0), Duration::from_secs(1), 1000),
             keeper: Box::new(|_| Ok(Box::new(MemoryKeeper))),
+            kept_log_bytes: 0,
             lock: None,
         })
     })
