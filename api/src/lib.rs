@@ -9,6 +9,7 @@ pub mod managed;
 pub mod meta;
 pub mod openapi;
 pub mod patch;
+pub mod placement;
 pub mod pod_security;
 pub mod quantity;
 pub mod quota;

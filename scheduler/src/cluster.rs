@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodSpec, Taint};
+use skiff_api::placement::NodeView;
 use skiff_api::quantity::Quantity;
 
 use crate::resources::Resources;
@@ -93,6 +94,13 @@ pub struct NodeInfo {
     pub pods: HashMap<String, Arc<PodInfo>>,
     /// Names of images that are there, with their sizes in bytes.
     pub images: HashMap<String, i64>,
+}
+
+impl NodeInfo {
+    /// What selectors see of the node.
+    pub fn view(&self) -> NodeView<'_> {
+        NodeView { name: &self.name, labels: &self.labels }
+    }
 }
 
 /// Nodes, the pods that are on them, and the labels of namespaces.

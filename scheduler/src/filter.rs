@@ -6,9 +6,8 @@
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{
-    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
-};
+use k8s_openapi::api::core::v1::{PodSpec, Taint};
+use skiff_api::placement::{is_tolerated, untolerated};
 
 use crate::affinity::Affinity;
 use crate::cluster::{Labels, NodeInfo, PodInfo};
@@ -99,7 +98,7 @@ pub fn filter(
     let one = |refusal| Err(vec![refusal]);
     let spec = &pod.spec;
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    if node.unschedulable && !tolerates(tolerations, &cordon_taint()) {
+    if node.unschedulable && !is_tolerated(tolerations, &cordon_taint()) {
         return one(Refusal::Cordoned);
     }
     if pod.node.as_ref().is_some_and(|name| *name != node.name) {
@@ -113,7 +112,7 @@ pub fn filter(
             value: taint.value.clone().unwrap_or_default(),
         });
     }
-    if !matches_node(spec, node) {
+    if !node.view().suits(spec) {
         return one(Refusal::NodeAffinity);
     }
     if host_port_taken(spec, node) {
@@ -147,97 +146,8 @@ fn fits(pod: &PodInfo, node: &NodeInfo) -> Result<(), Vec<Refusal>> {
     if short.is_empty() { Ok(()) } else { Err(short) }
 }
 
-/// Whether `nodeSelector` and required node affinity both accept the node.
-pub fn matches_node(spec: &PodSpec, node: &NodeInfo) -> bool {
-    let selected = (spec.node_selector.iter().flatten())
-        .all(|(key, value)| node.labels.get(key) == Some(value));
-    selected && required_node_affinity(spec).is_none_or(|required| matches_any_term(required, node))
-}
-
-fn required_node_affinity(spec: &PodSpec) -> Option<&NodeSelector> {
-    spec.affinity
-        .as_ref()?
-        .node_affinity
-        .as_ref()?
-        .required_during_scheduling_ignored_during_execution
-        .as_ref()
-}
-
-/// Terms are alternatives.
-pub(crate) fn matches_any_term(selector: &NodeSelector, node: &NodeInfo) -> bool {
-    selector.node_selector_terms.iter().any(|term| matches_term(term, node))
-}
-
-/// The requirements of one term must all hold; an empty term matches nothing.
-pub fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions
-        .iter()
-        .all(|requirement| matches_requirement(requirement, node.labels.get(&requirement.key)))
-        && fields.iter().all(|requirement| {
-            let value = (requirement.key == "metadata.name").then_some(&node.name);
-            matches_requirement(requirement, value)
-        })
-}
-
-fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let compare = |wanted: fn(&i64, &i64) -> bool| {
-        let (Some(Ok(mine)), Some(Ok(theirs))) = (
-            value.map(|value| value.parse::<i64>()),
-            values.first().map(|value| value.parse::<i64>()),
-        ) else {
-            return false;
-        };
-        wanted(&mine, &theirs)
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|value| values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !values.contains(value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(i64::gt),
-        "Lt" => compare(i64::lt),
-        // Validation knows no other operator; an unknown one matches nothing.
-        _ => false,
-    }
-}
-
 fn cordon_taint() -> Taint {
     Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() }
-}
-
-/// The first taint whose effect `counts` and that no toleration covers.
-pub fn untolerated<'a>(
-    tolerations: &[Toleration],
-    taints: &'a [Taint],
-    counts: impl Fn(&str) -> bool,
-) -> Option<&'a Taint> {
-    taints.iter().find(|taint| counts(&taint.effect) && !tolerates(tolerations, taint))
-}
-
-/// Whether any of `tolerations` covers `taint`
-/// (Kubernetes documentation, "Taints and Tolerations").
-pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|toleration| {
-        let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
-        let effect =
-            empty(&toleration.effect) || toleration.effect.as_deref() == Some(&taint.effect);
-        let key = empty(&toleration.key) || toleration.key.as_deref() == Some(&taint.key);
-        let value = match toleration.operator.as_deref() {
-            Some("Exists") => true,
-            _ => {
-                !empty(&toleration.key)
-                    && toleration.value.as_deref().unwrap_or_default()
-                        == taint.value.as_deref().unwrap_or_default()
-            }
-        };
-        effect && key && value
-    })
 }
 
 /// A host port conflicts with the same port and protocol on the same address,

@@ -3,9 +3,10 @@
 //! Every rule gives 0 to [`MAX`] points per node; the weights are upstream's
 //! defaults. Points are integers, so a replayed decision comes out the same.
 
+use skiff_api::placement::is_tolerated;
+
 use crate::affinity::Affinity;
 use crate::cluster::{NodeInfo, PodInfo};
-use crate::filter::{matches_term, tolerates};
 use crate::resources::{UNREQUESTED_CPU_MILLI, UNREQUESTED_MEMORY_BYTES};
 use crate::spread::Spread;
 
@@ -70,7 +71,7 @@ fn soft_taints(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let disliked = node
         .taints
         .iter()
-        .filter(|taint| taint.effect == "PreferNoSchedule" && !tolerates(tolerations, taint));
+        .filter(|taint| taint.effect == "PreferNoSchedule" && !is_tolerated(tolerations, taint));
     i64::try_from(disliked.count()).unwrap_or(i64::MAX)
 }
 
@@ -80,7 +81,7 @@ fn preferred_nodes(pod: &PodInfo, node: &NodeInfo) -> i64 {
         .and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref())
         .into_iter()
         .flatten()
-        .filter(|term| matches_term(&term.preference, node))
+        .filter(|term| node.view().matches_term(&term.preference))
         .map(|term| i64::from(term.weight))
         .sum()
 }

@@ -9,10 +9,11 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use skiff_api::placement::untolerated;
 use skiff_api::selector::LabelSelector;
 
 use crate::cluster::{Cluster, Labels, NodeInfo, PodInfo};
-use crate::filter::{Refusal, matches_node, topology, untolerated};
+use crate::filter::{Refusal, topology};
 
 /// Label that names a node's host; soft default spreading uses it.
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -146,7 +147,7 @@ pub(crate) fn compile(selector: Option<&meta::LabelSelector>) -> Option<LabelSel
 /// Whether the node's domain takes part, by the two inclusion policies.
 fn eligible(pod: &PodInfo, node: &NodeInfo, constraint: &TopologySpreadConstraint) -> bool {
     let affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore")
-        || matches_node(&pod.spec, node);
+        || node.view().suits(&pod.spec);
     let taints = constraint.node_taints_policy.as_deref() != Some("Honor") || {
         let tolerations = pod.spec.tolerations.as_deref().unwrap_or_default();
         untolerated(tolerations, &node.taints, |effect| effect != "PreferNoSchedule").is_none()

@@ -21,7 +21,7 @@ use skiff_api::volume::{
 };
 
 use crate::cluster::{Cluster, NodeInfo, PodInfo};
-use crate::filter::{Refusal, matches_any_term};
+use crate::filter::Refusal;
 
 /// A claim's namespace and name.
 pub type ClaimKey = (String, String);
@@ -283,7 +283,7 @@ impl Volumes {
 fn reaches(volume: &PersistentVolume, node: &NodeInfo) -> bool {
     let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
     let required = affinity.and_then(|affinity| affinity.required.as_ref());
-    required.is_none_or(|selector| matches_any_term(selector, node))
+    required.is_none_or(|selector| node.view().matches(selector))
 }
 
 #[cfg(test)]

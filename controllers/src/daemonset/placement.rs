@@ -5,9 +5,9 @@ use k8s_openapi::api::core::v1::{
     Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod,
     PodSpec, Toleration,
 };
+use skiff_api::placement::{NODE_NAME_FIELD, NodeView, untolerated};
 
 use crate::meta;
-use crate::node::tolerates;
 use crate::pods;
 
 /// What a DaemonSet wants of a node.
@@ -23,72 +23,24 @@ pub(crate) enum Wanted {
 
 /// Whether the set's pods belong on the node.
 pub(crate) fn wanted(set: &DaemonSet, node: &Node) -> Wanted {
-    let spec = set.spec.as_ref().and_then(|spec| spec.template.spec.clone()).unwrap_or_default();
-    let name = meta::name(&node.metadata);
-    if spec.node_name.as_deref().is_some_and(|wanted| wanted != name) || !selects(&spec, node) {
+    let none = PodSpec::default();
+    let spec = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).unwrap_or(&none);
+    let (name, labels) = (meta::name(&node.metadata), meta::labels(&node.metadata));
+    let named_other = spec.node_name.as_deref().is_some_and(|wanted| wanted != name);
+    if named_other || !(NodeView { name, labels }).suits(spec) {
         return Wanted::Never;
     }
-    let tolerations = tolerations(&spec);
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    let mut wanted = Wanted::Run;
-    for taint in
-        taints.filter(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
-    {
-        match taint.effect.as_str() {
-            "NoExecute" => return Wanted::Never,
-            "NoSchedule" => wanted = Wanted::Stay,
-            _ => {}
-        }
-    }
-    wanted
-}
-
-/// Whether node selector and required node affinity let the pod onto the node.
-fn selects(spec: &PodSpec, node: &Node) -> bool {
-    let labels = meta::labels(&node.metadata);
-    let selected =
-        spec.node_selector.iter().flatten().all(|(name, value)| labels.get(name) == Some(value));
-    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    // Terms are alternatives, the requirements of one hold together.
-    selected
-        && required.is_none_or(|required| {
-            required.node_selector_terms.iter().any(|term| matches_term(term, node))
-        })
-}
-
-fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let labels = meta::labels(&node.metadata);
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions.iter().all(|wanted| matches(wanted, labels.get(&wanted.key).map(String::as_str)))
-        && fields.iter().all(|wanted| {
-            wanted.key == NAME_FIELD && matches(wanted, node.metadata.name.as_deref())
-        })
-}
-
-fn matches(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let listed = |value: &str| wanted.values.iter().flatten().any(|known| known == value);
-    let bound =
-        || wanted.values.iter().flatten().next().and_then(|bound| bound.parse::<i64>().ok());
-    let number = || value.and_then(|value| value.parse::<i64>().ok());
-    match wanted.operator.as_str() {
-        "In" => value.is_some_and(listed),
-        "NotIn" => !value.is_some_and(listed),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => number().zip(bound()).is_some_and(|(number, bound)| number > bound),
-        "Lt" => number().zip(bound()).is_some_and(|(number, bound)| number < bound),
-        _ => false,
+    let tolerations = tolerations(spec);
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let repelled = |effect: &str| untolerated(&tolerations, taints, |of| of == effect).is_some();
+    if repelled("NoExecute") {
+        Wanted::Never
+    } else if repelled("NoSchedule") {
+        Wanted::Stay
+    } else {
+        Wanted::Run
     }
 }
-
-/// The field by which a pod's node affinity names one node.
-const NAME_FIELD: &str = "metadata.name";
 
 /// The template's tolerations and those every daemon has: it stays on a sick
 /// node, which may need it most, and runs on a cordoned one.
@@ -128,7 +80,7 @@ pub(crate) fn pin(spec: &mut PodSpec, node: &str) {
         node_selector_terms: vec![NodeSelectorTerm {
             match_expressions: None,
             match_fields: Some(vec![NodeSelectorRequirement {
-                key: NAME_FIELD.into(),
+                key: NODE_NAME_FIELD.into(),
                 operator: "In".into(),
                 values: Some(vec![node.to_owned()]),
             }]),
@@ -147,7 +99,7 @@ pub(crate) fn target(pod: &Pod) -> Option<&str> {
         &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
     let fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
     let mut names = fields
-        .filter(|field| field.key == NAME_FIELD)
+        .filter(|field| field.key == NODE_NAME_FIELD)
         .flat_map(|field| field.values.iter().flatten());
     names.next().map(String::as_str)
 }

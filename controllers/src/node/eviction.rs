@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
+use skiff_api::placement::tolerates;
 use skiff_client::Api;
 
 use crate::context::Context;
@@ -154,26 +155,6 @@ fn plan_eviction(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -
         }
     }
     stay
-}
-
-/// Whether a pod with this toleration accepts the taint.
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
-    if !empty(&toleration.effect) && toleration.effect.as_deref() != Some(taint.effect.as_str()) {
-        return false;
-    }
-    if !empty(&toleration.key) && toleration.key.as_deref() != Some(taint.key.as_str()) {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => {
-            !empty(&toleration.key)
-                && toleration.value.as_deref().unwrap_or_default()
-                    == taint.value.as_deref().unwrap_or_default()
-        }
-        Some(_) => false,
-    }
 }
 
 #[cfg(test)]

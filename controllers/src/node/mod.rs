@@ -6,6 +6,6 @@ mod health;
 mod ipam;
 mod lifecycle;
 
-pub(crate) use self::eviction::{TaintEvictions, tolerates};
+pub(crate) use self::eviction::TaintEvictions;
 pub(crate) use self::ipam::NodeAddresses;
 pub(crate) use self::lifecycle::NodeLifecycle;
