@@ -10,6 +10,10 @@ use ipnet::Ipv4Net;
 
 use super::etcd_url::EtcdUrl;
 
+/// Where a daemon keeps its files unless told otherwise.
+const DATA_DIR: &str = "/var/lib/skiff";
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
 /// A small Kubernetes in one program.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, disable_help_subcommand = true, args_override_self = true)]
@@ -51,7 +55,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILE", env = "SKIFF_CONFIG")]
     pub config: Option<PathBuf>,
     /// Where certificates, the store and the pods' files are kept
-    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
     /// What to report on stderr: error, warn, info, debug, or by part
     #[arg(
@@ -127,12 +131,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DIR", env = "SKIFF_STATIC_PODS")]
     pub static_pods: Option<PathBuf>,
     /// Docker's socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "SKIFF_DOCKER_SOCKET",
-        default_value = "/var/run/docker.sock"
-    )]
+    #[arg(long, value_name = "PATH", env = "SKIFF_DOCKER_SOCKET", default_value = DOCKER_SOCKET)]
     pub docker_socket: PathBuf,
     /// Port on which the master reaches this node for logs and exec
     #[arg(long, value_name = "PORT", env = "SKIFF_AGENT_PORT", default_value_t = 10250)]
@@ -177,21 +176,36 @@ pub struct ServerArgs {
     pub force_new_group: bool,
 }
 
+/// Which master of this machine a command asks.
+#[derive(Debug, Args)]
+pub struct MasterArgs {
+    /// Data directory of a master that runs
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SKIFF_DATA_DIR",
+        default_value = DATA_DIR
+    )]
+    pub data_dir: PathBuf,
+}
+
+impl MasterArgs {
+    /// The administrator's kubeconfig, which that master keeps.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir.join("admin.kubeconfig")
+    }
+}
+
 /// `skiff member`.
 #[derive(Debug, Args)]
 pub struct MemberArgs {
     /// What to do.
     #[command(subcommand)]
     pub command: MemberCommand,
-    /// Data directory of a master
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "SKIFF_DATA_DIR",
-        default_value = "/var/lib/skiff"
-    )]
-    pub data_dir: PathBuf,
+    /// The master to ask.
+    #[command(flatten)]
+    pub master: MasterArgs,
 }
 
 /// The commands of `skiff member`.
@@ -216,9 +230,9 @@ pub enum MemberCommand {
 /// `skiff status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Data directory of a master
-    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
-    pub data_dir: PathBuf,
+    /// The master to ask.
+    #[command(flatten)]
+    pub master: MasterArgs,
     /// Print JSON
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     pub output: Option<String>,
@@ -245,15 +259,10 @@ pub struct AgentArgs {
 #[derive(Debug, Args)]
 pub struct DownArgs {
     /// Whose things to remove
-    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
     /// Docker's socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "SKIFF_DOCKER_SOCKET",
-        default_value = "/var/run/docker.sock"
-    )]
+    #[arg(long, value_name = "PATH", env = "SKIFF_DOCKER_SOCKET", default_value = DOCKER_SOCKET)]
     pub docker_socket: PathBuf,
     /// Remove the data directory too
     #[arg(long)]
@@ -266,15 +275,9 @@ pub struct TokenArgs {
     /// What to do.
     #[command(subcommand)]
     pub command: TokenCommand,
-    /// Data directory of the master
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "SKIFF_DATA_DIR",
-        default_value = "/var/lib/skiff"
-    )]
-    pub data_dir: PathBuf,
+    /// The master to ask.
+    #[command(flatten)]
+    pub master: MasterArgs,
 }
 
 /// The commands of `skiff token`.
@@ -303,9 +306,9 @@ pub enum TokenCommand {
 pub struct BackupArgs {
     /// The file to write; one that is there gives way to a whole one only
     pub file: PathBuf,
-    /// Data directory of a master that runs
-    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
-    pub data_dir: PathBuf,
+    /// The master to ask.
+    #[command(flatten)]
+    pub master: MasterArgs,
 }
 
 /// `skiff restore`.
@@ -314,7 +317,7 @@ pub struct RestoreArgs {
     /// The file that `skiff backup` wrote
     pub file: PathBuf,
     /// Data directory to make; it may not hold a store
-    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    #[arg(long, value_name = "DIR", env = "SKIFF_DATA_DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
     /// The old master's keys, DIR/pki or a copy [default: those in the data directory]
     #[arg(long, value_name = "DIR")]
@@ -365,29 +368,13 @@ pub enum LabCommand {
         command: Vec<std::ffi::OsString>,
     },
     /// Kill machines' Skiff processes, as a power cut would
-    Kill {
-        /// The machines
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
+    Kill(Machines),
     /// Stop machines' Skiff processes cleanly
-    Stop {
-        /// The machines
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
+    Stop(Machines),
     /// Start machines' Skiff processes with the data they had
-    Start {
-        /// The machines
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
+    Start(Machines),
     /// Cut machines off from all others; among themselves they still talk
-    Partition {
-        /// The machines
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
+    Partition(Machines),
     /// Join everything again
     Heal,
     /// Remove the lab and all that it made
@@ -395,6 +382,14 @@ pub enum LabCommand {
     /// Lead the lab's loopback port to the masters (started by `up`)
     #[command(hide = true)]
     Front,
+}
+
+/// Machines of a lab.
+#[derive(Debug, Args)]
+pub struct Machines {
+    /// The machines
+    #[arg(required = true)]
+    pub names: Vec<String>,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -14,7 +14,7 @@ use super::token;
 
 /// Asks the API server for a backup, proves it whole, and puts it in place.
 pub(super) async fn run(args: BackupArgs) -> anyhow::Result<()> {
-    let client = token::client(&args.data_dir.join("admin.kubeconfig")).await?;
+    let client = token::client(&args.master.kubeconfig())?;
     let mut name = args.file.clone().into_os_string();
     name.push(".part");
     let part = PathBuf::from(name);

@@ -14,7 +14,7 @@ use skiff_client::Api;
 use skiff_lab::{Lab, Machine, Role};
 use tokio::time::timeout;
 
-use super::args::{LabArgs, LabCommand};
+use super::args::{LabArgs, LabCommand, Machines};
 use super::{member, preflight, ready, token};
 
 /// How long a lab may take to become ready before it is called broken.
@@ -38,24 +38,24 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let lab = Lab::open(&std::path::absolute(&args.dir)?, &program)?;
-    let named = |names: &[String]| -> anyhow::Result<Vec<Machine>> {
-        names.iter().map(|name| Ok(lab.machine(name)?.clone())).collect()
+    let named = |machines: &Machines| -> anyhow::Result<Vec<Machine>> {
+        machines.names.iter().map(|name| Ok(lab.machine(name)?.clone())).collect()
     };
     match args.command {
         LabCommand::Up { .. } => {}
         LabCommand::Status { output } => super::wait_for("warn", status(&lab, output.is_some()))?,
         LabCommand::Exec { name, command } => return exec(&lab, &name, &command),
-        LabCommand::Kill { names } => {
-            named(&names)?.iter().try_for_each(|machine| lab.kill(machine))?
+        LabCommand::Kill(machines) => {
+            named(&machines)?.iter().try_for_each(|machine| lab.kill(machine))?
         }
-        LabCommand::Stop { names } => {
-            named(&names)?.iter().try_for_each(|machine| lab.stop(machine))?
+        LabCommand::Stop(machines) => {
+            named(&machines)?.iter().try_for_each(|machine| lab.stop(machine))?
         }
-        LabCommand::Start { names } => {
-            named(&names)?.iter().try_for_each(|machine| lab.start(machine, None))?
+        LabCommand::Start(machines) => {
+            named(&machines)?.iter().try_for_each(|machine| lab.start(machine, None))?
         }
-        LabCommand::Partition { names } => {
-            lab.partition(&named(&names)?.iter().collect::<Vec<_>>())?
+        LabCommand::Partition(machines) => {
+            lab.partition(&named(&machines)?.iter().collect::<Vec<_>>())?
         }
         LabCommand::Heal => lab.heal()?,
         LabCommand::Down => lab.remove()?,
@@ -104,7 +104,7 @@ async fn start_others(lab: &Lab) -> anyhow::Result<Client> {
         // The start of a process has no event to wait for; this lasts a moment.
         if original.exists() {
             write_kubeconfig(&original, &ours, lab.plan.port)?;
-            let client = token::client(&ours).await?;
+            let client = token::client(&ours)?;
             if client.apiserver_version().await.is_ok() {
                 break client;
             }
@@ -179,8 +179,9 @@ struct Row<'a> {
 
 async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
     // A lab whose masters are down still has machines to show.
+    let kubeconfig = lab.plan.dir.join("admin.kubeconfig");
     let nodes = timeout(STATUS_PATIENCE, async {
-        let client = token::client(&lab.plan.dir.join("admin.kubeconfig")).await?;
+        let client = token::client(&kubeconfig)?;
         anyhow::Ok(Api::<Node>::all(client).list(&Default::default()).await?)
     })
     .await;
@@ -190,7 +191,6 @@ async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
             .iter()
             .any(|node| node.metadata.name.as_deref() == Some(name) && ready::is_ready(node))
     };
-    let kubeconfig = lab.plan.dir.join("admin.kubeconfig");
     let group = timeout(STATUS_PATIENCE, member::group(&kubeconfig)).await;
     let members = group.ok().and_then(Result::ok).map_or_else(Vec::new, |group| group.members);
     let member_of = |machine: &Machine| {

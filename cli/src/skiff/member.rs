@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Lists and changes the masters through the API of the one on this machine.
 pub(super) async fn run(args: MemberArgs) -> anyhow::Result<()> {
-    let kubeconfig = args.data_dir.join("admin.kubeconfig");
-    let client = token::client(&kubeconfig).await?;
+    let kubeconfig = args.master.kubeconfig();
+    let client = token::client(&kubeconfig)?;
     match args.command {
         MemberCommand::List => print!("{}", table(&ask(&client, "GET", "").await?)),
         MemberCommand::Add => {
@@ -44,7 +44,7 @@ pub(super) async fn run(args: MemberArgs) -> anyhow::Result<()> {
 
 /// Says how the masters are.
 pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
-    let client = token::client(&args.data_dir.join("admin.kubeconfig")).await?;
+    let client = token::client(&args.master.kubeconfig())?;
     let group = ask(&client, "GET", "").await?;
     if args.output.is_some() {
         println!("{}", serde_json::to_string_pretty(&group)?);
@@ -69,7 +69,7 @@ pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
 
 /// Asks the master whose data directory this is who leads.
 pub(super) async fn group(kubeconfig: &Path) -> anyhow::Result<Group> {
-    ask(&token::client(kubeconfig).await?, "GET", "").await
+    ask(&token::client(kubeconfig)?, "GET", "").await
 }
 
 async fn ask(client: &Client, method: &str, rest: &str) -> anyhow::Result<Group> {

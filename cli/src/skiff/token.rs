@@ -18,8 +18,8 @@ use super::args::{TokenArgs, TokenCommand};
 
 /// Makes, lists and deletes tokens through the API.
 pub(super) async fn run(args: TokenArgs) -> anyhow::Result<()> {
-    let kubeconfig = args.data_dir.join("admin.kubeconfig");
-    let client = client(&kubeconfig).await?;
+    let kubeconfig = args.master.kubeconfig();
+    let client = client(&kubeconfig)?;
     match args.command {
         TokenCommand::Create { ttl, master } => {
             let purpose = if master { Purpose::Master } else { Purpose::Node };
@@ -46,7 +46,7 @@ pub(super) async fn run(args: TokenArgs) -> anyhow::Result<()> {
 }
 
 /// A client of the administrator whose kubeconfig this is.
-pub(super) async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+pub(super) fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let file = read(kubeconfig)?;
     let certificate = CertificateDer::from_pem_slice(file.identity.certificate_pem.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(file.identity.key_pem.as_bytes())?;
