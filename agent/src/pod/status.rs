@@ -269,6 +269,12 @@ impl View<'_> {
 
     fn container(&self, container: &Container, init: bool) -> ContainerStatus {
         let latest = self.observed.latest(&container.name);
+        if latest.is_none()
+            && (self.ended.is_some() || init)
+            && let Some(known) = self.known_end(&container.name)
+        {
+            return known.clone();
+        }
         let previous = self.observed.previous(&container.name);
         let words = message_bytes(self.pod);
         let ended = |attempt: Option<&Attempt>| terminated(attempt?, words);
@@ -316,6 +322,15 @@ impl View<'_> {
             volume_mounts: mount_statuses(container),
             ..Default::default()
         }
+    }
+
+    /// What the API has of a container that has ended. It stays true although
+    /// somebody removed the container, as those do who tidy up their Docker.
+    fn known_end(&self, name: &str) -> Option<&ContainerStatus> {
+        let status = self.pod.status.as_ref()?;
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        let mut known = all.filter(|known| known.name == name);
+        known.find(|known| known.state.as_ref().is_some_and(|state| state.terminated.is_some()))
     }
 
     /// What a container may use: what it asks for, or what it had until the

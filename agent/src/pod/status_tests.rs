@@ -278,3 +278,23 @@ fn a_volume_without_its_image_shows_at_the_containers() {
     let waits = "Back-off pulling the image of a volume: ErrImagePull: why";
     assert_eq!(shown(&found, 1005), ("ImagePullBackOff".into(), waits.into()));
 }
+
+#[test]
+fn how_containers_ended_outlives_them() {
+    let spec = || json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i"}], "restartPolicy": "Never"});
+    let both =
+        || observed(vec![container("i", 0, exited(0, false)), container("a", 0, exited(3, false))]);
+    let whole = compute(&pod(spec()), &both(), &[], at(1000));
+    assert_eq!(whole.phase.as_deref(), Some("Failed"));
+    let mut known = pod(spec());
+    known.status = Some(whole.clone());
+    // Somebody tidied up.
+    let left = compute(&known, &Observed::default(), &[], at(2000));
+    assert_eq!(left.container_statuses, whole.container_statuses);
+    assert_eq!(left.init_container_statuses, whole.init_container_statuses);
+    let running = || observed(vec![container("a", 0, RUN)]);
+    known.status.as_mut().unwrap().phase = Some("Running".into());
+    let beside = compute(&known, &running(), &[], at(2000));
+    assert_eq!(beside.init_container_statuses, whole.init_container_statuses);
+    assert!(beside.container_statuses.unwrap()[0].state.as_ref().unwrap().running.is_some());
+}

@@ -33,6 +33,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ImageVolumeSource, PersistentVolume, Pod, Secret,
     ServiceAccountTokenProjection, Volume, VolumeMount,
 };
+use tokio::io::AsyncReadExt;
 
 use ownership::GroupChange;
 use persistent::Source;
@@ -330,6 +331,15 @@ pub async fn remove(pod_dir: &Path) -> std::io::Result<()> {
         }
     })
     .await
+}
+
+/// The first bytes of a file that a container can write to, and with that make
+/// as long as it likes.
+pub(crate) async fn read_start(path: &Path, bytes: usize) -> std::io::Result<Vec<u8>> {
+    let file = tokio::fs::File::open(path).await?;
+    let mut read = Vec::new();
+    file.take(bytes as u64).read_to_end(&mut read).await?;
+    Ok(read)
 }
 
 /// Runs file work where it does not hold up other pods.

@@ -92,7 +92,8 @@ async fn write_hosts(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> std::io::Resul
 /// Writes a file in place: containers have it mounted, so its inode stays.
 /// What a pod changed in it is left alone as long as the text is ours.
 async fn write_once(path: PathBuf, text: String) -> std::io::Result<()> {
-    if tokio::fs::read_to_string(&path).await.is_ok_and(|known| known.starts_with(&text)) {
+    let known = volume::read_start(&path, text.len()).await;
+    if known.is_ok_and(|known| known == text.as_bytes()) {
         return Ok(());
     }
     tokio::fs::write(path, text).await

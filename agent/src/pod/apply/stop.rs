@@ -34,9 +34,9 @@ pub async fn termination_message(
     let path = termination_log(ctx, pod, name, attempt.number);
     // A container that could not start has no file; an unreadable one is
     // worth no more than none.
-    let written = tokio::fs::read(&path).await.unwrap_or_default();
+    let written = volume::read_start(&path, MESSAGE_BYTES).await.unwrap_or_default();
     if !written.is_empty() {
-        return String::from_utf8_lossy(&written[..written.len().min(MESSAGE_BYTES)]).into_owned();
+        return String::from_utf8_lossy(&written).into_owned();
     }
     let fallback = container_named(pod, name).is_some_and(|container| {
         container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")

@@ -189,3 +189,19 @@ async fn a_volume_shows_what_is_in_an_image() {
     assert_eq!(std::fs::read_to_string(file).unwrap(), "sha256:tool:1");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn last_words_without_end_are_cut_as_they_are_read() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["restartPolicy"] = json!("Never");
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    let dir = node.config().pod_dir("uid-p");
+    std::fs::write(dir.join("containers/a/0.message"), vec![b'x'; 1 << 20]).unwrap();
+    node.runtime.exit(&node.app("a").await.id, 1);
+    let pod = node.until_phase("Failed").await;
+    let said = &pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"];
+    assert_eq!(said.as_str().map(str::len), Some(4096));
+    node.stop().await;
+}

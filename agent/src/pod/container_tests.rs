@@ -1,0 +1,153 @@
+use serde_json::json;
+
+use super::*;
+
+fn pod(spec: serde_json::Value) -> Pod {
+    serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec}),
+    )
+    .unwrap()
+}
+
+fn build(spec_json: serde_json::Value, image: &Image) -> Result<ContainerSpec, ConfigError> {
+    let pod = pod(spec_json);
+    let owner = Owner { instance: "i", node: "n", pod: &pod };
+    let inputs = Inputs {
+        attempt: 2,
+        crashes: 1,
+        sandbox_id: "sb",
+        sandbox: 0,
+        target: Some("t"),
+        image,
+        env: vec![("A".into(), "a".into())],
+        volumes: Vec::new(),
+        pod_dir: Path::new("/pods/u"),
+        termination_log: Path::new("/pods/u/t"),
+        seccomp: Some("{}".into()),
+        node_memory_bytes: 1 << 30,
+        pids: Some(100),
+    };
+    container(&owner, &spec(&pod).containers[0], inputs)
+}
+
+fn image(user: &str) -> Image {
+    Image { id: "sha256:1".into(), user: user.into(), has_command: true, ..Image::default() }
+}
+
+#[test]
+fn a_strict_policy_keeps_the_images_groups_out() {
+    let strict = |context: serde_json::Value, user: &str| {
+        let mut all = json!({"supplementalGroupsPolicy": "Strict", "supplementalGroups": [7]});
+        all.as_object_mut().unwrap().extend(context.as_object().unwrap().clone());
+        let spec = json!({"containers": [{"name": "c"}], "securityContext": all});
+        build(spec, &image(user)).map(|made| (made.user, made.groups)).ok()
+    };
+    let user = |user: &str| Some((Some(user.to_owned()), vec![7]));
+    let cases = [
+        (json!({"runAsUser": 1000, "runAsGroup": 3000}), "", user("1000:3000")),
+        (json!({"runAsUser": 1000}), "", None),
+        (json!({"runAsUser": 0}), "app", user("0:0")),
+        (json!({}), "", user("0:0")),
+        (json!({}), "app", None),
+        (json!({"runAsGroup": 5}), "app", user("app:5")),
+        (json!({}), "app:app", Some((None, vec![7]))),
+    ];
+    for (context, image, expected) in cases {
+        assert_eq!(strict(context.clone(), image), expected, "{context} of {image:?}");
+    }
+}
+
+#[test]
+fn run_as_non_root_is_checked_against_the_image() {
+    let root =
+        "container has runAsNonRoot and image will run as root (pod: \"p_ns(u)\", container: c)";
+    let named = "container has runAsNonRoot and image has non-numeric user (redis), cannot verify user is non-root (pod: \"p_ns(u)\", container: c)";
+    let cases = [
+        (json!({"runAsNonRoot": true}), "", Err(root)),
+        (json!({"runAsNonRoot": true}), "0:0", Err(root)),
+        (json!({"runAsNonRoot": true}), "redis", Err(named)),
+        (json!({"runAsNonRoot": true}), "1000", Ok(None)),
+        (json!({"runAsNonRoot": true, "runAsUser": 7}), "", Ok(Some("7"))),
+        (
+            json!({"runAsNonRoot": true, "runAsUser": 0}),
+            "",
+            Err("container's runAsUser breaks non-root policy (pod: \"p_ns(u)\", container: c)"),
+        ),
+        (json!({"runAsUser": 7, "runAsGroup": 8}), "", Ok(Some("7:8"))),
+        (json!({"runAsGroup": 8}), "9", Ok(Some("9:8"))),
+    ];
+    for (context, user, expected) in cases {
+        let found = build(
+            json!({"containers": [{"name": "c", "securityContext": context.clone()}]}),
+            &image(user),
+        );
+        let found = found.map(|spec| spec.user).map_err(|error| error.0);
+        assert_eq!(
+            found,
+            expected.map(|user| user.map(str::to_owned)).map_err(str::to_owned),
+            "{context} {user}"
+        );
+    }
+}
+
+#[test]
+fn a_container_joins_its_sandbox() {
+    let cases = [
+        (json!({}), "container:sb", "container:sb", "container:t"),
+        (json!({"shareProcessNamespace": true}), "container:sb", "container:sb", "container:sb"),
+        (json!({"hostPID": true, "hostIPC": true}), "container:sb", "host", "host"),
+    ];
+    for (mut spec, network, ipc, pid) in cases {
+        spec["containers"] = json!([{"name": "c", "command": ["x", "$(A)"]}]);
+        let built = build(spec.clone(), &image("")).unwrap();
+        assert_eq!(
+            (built.network.as_str(), built.ipc.as_str(), built.pid.as_str()),
+            (network, ipc, pid),
+            "{spec}"
+        );
+        assert_eq!(built.entrypoint, ["x", "a"]);
+        assert_eq!(built.labels[labels::ATTEMPT], "2");
+    }
+}
+
+#[test]
+fn profiles_become_dockers_options() {
+    let seccomp =
+        |kind: &str| json!({"seccompProfile": {"type": kind, "localhostProfile": "p.json"}});
+    let armor = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "k8s-x"}});
+    let cases = [
+        (json!({}), json!({}), vec![]),
+        (json!({}), seccomp("RuntimeDefault"), vec![]),
+        (json!({}), seccomp("Unconfined"), vec!["seccomp=unconfined"]),
+        (json!({}), seccomp("Localhost"), vec!["seccomp={}"]),
+        (seccomp("Localhost"), seccomp("RuntimeDefault"), vec![]),
+        (seccomp("Unconfined"), json!({}), vec!["seccomp=unconfined"]),
+        (json!({}), armor, vec!["apparmor=k8s-x"]),
+        (json!({}), json!({"allowPrivilegeEscalation": false}), vec!["no-new-privileges:true"]),
+    ];
+    for (pod, own, expected) in cases {
+        let spec = json!({"securityContext": pod.clone(),
+            "containers": [{"name": "c", "securityContext": own.clone()}]});
+        assert_eq!(build(spec, &image("")).unwrap().security_opt, expected, "{pod} {own}");
+    }
+}
+
+#[test]
+fn a_mount_of_the_pod_replaces_ours() {
+    let built = build(json!({"containers": [{"name": "c"}]}), &image("")).unwrap();
+    let targets: Vec<_> = built.mounts.iter().map(|mount| mount.target.as_str()).collect();
+    assert_eq!(targets, ["/etc/resolv.conf", "/dev/termination-log", "/etc/hosts"]);
+}
+
+#[test]
+fn the_host_network_is_entered_by_path_or_by_name() {
+    let pod = pod(json!({"containers": [], "hostNetwork": true}));
+    let owner = Owner { instance: "i", node: "n", pod: &pod };
+    let of = |netns| sandbox(&owner, 0, "img", netns, "p".into());
+    assert_eq!(of(None).network, "host");
+    let entered = of(Some(Path::new("/proc/7/ns/net")));
+    assert_eq!(
+        (entered.network.as_str(), entered.args.as_slice()),
+        ("none", ["/netns".to_owned()].as_slice())
+    );
+}
