@@ -149,6 +149,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: bystander}
 spec:
+  terminationGracePeriodSeconds: 0
   containers:
   - name: httpd
     image: skiff-example/busybox:latest
@@ -160,6 +161,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: hoarder}
 spec:
+  terminationGracePeriodSeconds: 0
   containers:
   - name: c
     image: skiff-example/busybox:latest
@@ -184,13 +186,13 @@ kind: Pod
 metadata: {name: bomb}
 spec:
   restartPolicy: Never
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   containers:
   - name: c
     image: skiff-example/busybox:latest
     imagePullPolicy: Never
     command: [sh, -c, "cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max; bomb() { bomb | bomb & }; bomb; sleep 3600"]
-    resources: {limits: {cpu: 200m, memory: 32Mi}}
+    resources: {limits: {cpu: 500m, memory: 32Mi}}
 "#;
 
 /// Resident memory of a process in bytes.
@@ -240,6 +242,7 @@ fn greedy_pods_harm_nobody_else() {
         std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
     let first = kubectl("logs bomb").ok().lines().next().unwrap_or_default().to_owned();
     assert_eq!(first, (most / 4).to_string(), "the kernel's limit");
+    // Its object goes when nothing is left of it, however long it resists.
     kubectl("delete pod bomb").ok();
 
     step("a pod that fills its volume is evicted, and its files go");
