@@ -101,6 +101,11 @@ fn three_masters_in_all_kinds_of_trouble_keep_their_promises() {
     all_serve(&lab);
     let summary = people.finish().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     println!("{rounds} rounds, {summary:?}");
+    for machine in &machines {
+        // Whatever happens to a master, it ends with a word about it.
+        let log = trouble::log(&lab, machine);
+        assert!(!log.contains("panicked at"), "{machine}: {log}");
+    }
     // A cluster in which nothing works keeps all promises, too.
     assert!(summary.acknowledged > 10 * rounds && summary.watched > 10 * rounds);
     drop(disk);

@@ -196,7 +196,7 @@ impl Call {
 fn object(key: &str, number: usize, seen: Option<u64>) -> ConfigMap {
     let (label, value) = LABEL.split_once('=').unwrap_or_default();
     // Padding makes the log grow, so that a disk fills up in good time.
-    let data = [("call", number.to_string()), ("padding", "x".repeat(1000))];
+    let data = [("call", number.to_string()), ("padding", "x".repeat(4000))];
     ConfigMap {
         metadata: ObjectMeta {
             name: Some(key.to_owned()),

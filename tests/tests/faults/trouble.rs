@@ -50,7 +50,7 @@ impl Round {
             match rng.random_range(0..10) {
                 0..4 => (Trouble::Kill, machine),
                 4..6 => (Trouble::Pause, machine),
-                6..9 => (Trouble::Cut, machine),
+                6..8 => (Trouble::Cut, machine),
                 _ => (Trouble::FullDisk, small.to_owned()),
             }
         };
@@ -124,10 +124,17 @@ impl Round {
             std::thread::sleep(Duration::from_millis(50));
         }
         if pid(lab, name).is_none() {
-            println!("        {name} ended for want of room after {:?}", begin.elapsed());
+            let log = log(lab, name);
+            let last = log.lines().last().unwrap_or_default();
+            println!("        {name} ended after {:.1?}: {last}", begin.elapsed());
         }
         disk.free();
     }
+}
+
+/// What a machine's processes have said so far.
+pub(crate) fn log(lab: &Lab, machine: &str) -> String {
+    std::fs::read_to_string(lab.path().join(format!("{machine}.log"))).expect("a log")
 }
 
 /// The process of a machine, if it runs.
