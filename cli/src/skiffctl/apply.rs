@@ -2,7 +2,9 @@
 //!
 //! Three-way: what the files said last time is kept in an annotation, so that
 //! a field taken out of a file is taken out of the object, while fields that
-//! others have set stay.
+//! others have set stay. With `--server-side` the server does all that.
+
+mod server_side;
 
 use anyhow::{Context, bail};
 use http::Method;
@@ -19,12 +21,17 @@ use super::output::Format;
 
 /// Where the last applied manifest is kept; `kubectl` keeps it there too.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Whom the fields belong to that are applied here.
+const CLIENT_SIDE: &str = "skiffctl-client-side-apply";
 /// A conflict means that somebody wrote between read and patch; look again.
 const ATTEMPTS: u32 = 5;
 
 pub(super) async fn run(session: &Session, args: ApplyArgs) -> anyhow::Result<()> {
     if args.files.filename.is_empty() {
         bail!("must specify one of -f; name the files to apply");
+    }
+    if args.server_side && args.dry_run == "client" {
+        bail!("--dry-run=client says nothing of --server-side; use --dry-run=server");
     }
     let format = args.output.as_deref().map(|output| Format::parse(Some(output))).transpose()?;
     let objects = manifest::load(&args.files)?;
@@ -87,9 +94,13 @@ async fn apply(
     if kind.namespaced && wanted["metadata"]["namespace"].is_null() {
         wanted["metadata"]["namespace"] = namespace.clone().into();
     }
-    annotate(&mut wanted)?;
-    let query = query(args);
     let path = kind.object_path(&namespace, &name);
+    if args.server_side {
+        let applied = server_side::apply(session, args, kind, &path, &wanted).await?;
+        return Ok(("serverside-applied", applied));
+    }
+    annotate(&mut wanted)?;
+    let query = options(args, args.field_manager.as_deref().unwrap_or(CLIENT_SIDE));
     for attempt in 1.. {
         let live = match session.get(&path).await {
             Ok(live) => live,
@@ -128,14 +139,17 @@ async fn apply(
     bail!("others keep changing {}/{name}; try again", kind.full_singular())
 }
 
-fn query(args: &ApplyArgs) -> String {
+/// The options of a write, as a query.
+fn options(args: &ApplyArgs, manager: &str) -> String {
     let validation = match args.validate.as_str() {
         "ignore" | "false" => "Ignore",
         "warn" => "Warn",
         _ => "Strict",
     };
     let dry_run = if args.dry_run == "server" { "&dryRun=All" } else { "" };
-    format!("?fieldManager=skiffctl-client-side-apply&fieldValidation={validation}{dry_run}")
+    let mut query = form_urlencoded::Serializer::for_suffix("?".to_owned(), 1);
+    query.append_pair("fieldManager", manager).append_pair("fieldValidation", validation);
+    query.finish() + dry_run
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {

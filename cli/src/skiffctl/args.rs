@@ -174,6 +174,15 @@ pub struct ApplyArgs {
     /// Let the server check everything and change nothing (server), or only say what would be sent (client)
     #[arg(long, value_parser = ["none", "client", "server"], default_value = "none")]
     pub dry_run: String,
+    /// Let the server merge, which knows who has which field
+    #[arg(long)]
+    pub server_side: bool,
+    /// Take over what others have, instead of being refused
+    #[arg(long, requires = "server_side")]
+    pub force_conflicts: bool,
+    /// Who the fields belong to then
+    #[arg(long, value_name = "NAME")]
+    pub field_manager: Option<String>,
     /// name, yaml or json
     #[arg(short, long)]
     pub output: Option<String>,
