@@ -107,11 +107,60 @@ pub fn skiffctl(kubeconfig: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// The machine's `kubectl` with arguments. Its discovery cache is kept apart
-/// per cluster, since clusters come and go on the same port.
+/// The machine's `kubectl` with arguments.
 pub fn kubectl_in(kubeconfig: &Path, arguments: &[&str]) -> Command {
+    kubectl_at(Path::new("kubectl"), kubeconfig, arguments)
+}
+
+/// A `kubectl` with arguments. Its discovery cache is kept apart per cluster,
+/// since clusters come and go on the same port.
+fn kubectl_at(program: &Path, kubeconfig: &Path, arguments: &[&str]) -> Command {
     let cache = kubeconfig.with_extension("cache");
-    let mut command = Command::new("kubectl");
+    let mut command = Command::new(program);
     command.env("KUBECONFIG", kubeconfig).arg("--cache-dir").arg(cache).args(arguments);
     command
+}
+
+/// A `kubectl` of some version, for tests that run with more than one.
+#[derive(Debug, Clone)]
+pub struct Kubectl {
+    program: PathBuf,
+    minor: u32,
+}
+
+impl Kubectl {
+    /// The machine's own.
+    pub fn machines() -> Self {
+        Self::at("kubectl".into())
+    }
+
+    /// The machine's own and the oldest that is tested, where it can be had.
+    pub fn all() -> Vec<Self> {
+        let fetch = Command::new(repository().join("scripts/fetch-kubectl-1.20"));
+        print!("{}", run(fetch, None).ok());
+        let oldest = repository().join("target/kubectl-1.20/kubectl");
+        let oldest = oldest.exists().then(|| Self::at(oldest));
+        [Self::machines()].into_iter().chain(oldest).collect()
+    }
+
+    fn at(program: PathBuf) -> Self {
+        let mut command = Command::new(&program);
+        command.args(["version", "--client", "-o", "json"]);
+        let said: serde_json::Value =
+            serde_json::from_str(&run(command, None).ok()).expect("the version is JSON");
+        let minor = said["clientVersion"]["minor"].as_str().unwrap_or_default();
+        // Some builders write `20+`.
+        let minor = minor.trim_end_matches('+').parse().expect("the minor version is a number");
+        Self { program, minor }
+    }
+
+    /// Its version: 20 for 1.20.
+    pub fn minor(&self) -> u32 {
+        self.minor
+    }
+
+    /// Itself with arguments.
+    pub fn command(&self, kubeconfig: &Path, arguments: &[&str]) -> Command {
+        kubectl_at(&self.program, kubeconfig, arguments)
+    }
 }

@@ -13,7 +13,7 @@ mod master;
 
 pub use client::client_of;
 pub use cluster::{Cluster, Lab};
-pub use command::{Output, kubectl_in, run, skiff, skiffctl};
+pub use command::{Kubectl, Output, kubectl_in, run, skiff, skiffctl};
 pub use footprint::{Footprint, assert_no_sandbox_image, containers_of};
 pub use load::{Load, fetch};
 pub use master::Master;

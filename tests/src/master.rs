@@ -3,23 +3,29 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{Output, kubectl_in, run, skiff};
+use crate::{Kubectl, Output, run, skiff};
 
 /// One `skiff server` on the loopback address.
 pub struct Master {
     dir: TempDir,
     process: Child,
+    client: Kubectl,
 }
 
 impl Master {
     /// Starts a master in a folder of its own and waits until it serves.
     pub fn up() -> Self {
+        Self::up_for(Kubectl::machines())
+    }
+
+    /// The same for another client than the machine's `kubectl`.
+    pub fn up_for(client: Kubectl) -> Self {
         let dir = tempfile::Builder::new().prefix("skiff-api-").tempdir().expect("a folder");
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
@@ -34,7 +40,7 @@ impl Master {
         let stdout = process.stdout.take().expect("it is piped");
         // The end of the process ends the line as well.
         BufReader::new(stdout).read_line(&mut said).expect("a line");
-        let master = Self { dir, process };
+        let master = Self { dir, process, client };
         assert!(said.starts_with("skiff: serving on"), "{said:?}\n{}", master.log());
         master
     }
@@ -49,14 +55,24 @@ impl Master {
         self.dir.path().to_path_buf()
     }
 
+    /// The client that it was started for.
+    pub fn client(&self) -> &Kubectl {
+        &self.client
+    }
+
+    /// That client with arguments.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        self.client.command(&self.kubeconfig(), arguments)
+    }
+
     /// Runs `kubectl`, its words separated by spaces.
     pub fn kubectl(&self, line: &str) -> Output {
-        run(kubectl_in(&self.kubeconfig(), &line.split(' ').collect::<Vec<_>>()), None)
+        run(self.kubectl_command(&line.split(' ').collect::<Vec<_>>()), None)
     }
 
     /// Runs `kubectl` with `input` on its standard input.
     pub fn kubectl_with(&self, line: &str, input: &str) -> Output {
-        run(kubectl_in(&self.kubeconfig(), &line.split(' ').collect::<Vec<_>>()), Some(input))
+        run(self.kubectl_command(&line.split(' ').collect::<Vec<_>>()), Some(input))
     }
 
     fn log(&self) -> String {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
-use skiff_tests::{Lab, Output, step};
+use skiff_tests::{Lab, Master, Output, run, skiffctl, step};
 
 /// No replicas: the test is about the object.
 const WEB: &str = r#"
@@ -125,4 +125,46 @@ fn kubectl_applies_on_the_server() {
         refused.contains("conflict with \"before-first-apply\" using v1: .data.a"),
         "{refused}"
     );
+}
+
+#[test]
+fn skiffctl_applies_on_the_server() {
+    let master = Master::up();
+    let ctl = |line: &str, input: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        run(skiffctl(&master.kubeconfig(), &words), Some(input))
+    };
+    let data = || master.kubectl("get configmap map -o jsonpath={.data}").ok();
+    let on_server = "apply --server-side -f -";
+
+    step("what client-side apply had is given up like the applier's own");
+    ctl("apply -f -", MAP).ok();
+    assert_eq!(ctl(on_server, MAP).ok(), "configmap/map serverside-applied");
+    let without_b = MAP.replace(", b: \"1\"", "");
+    ctl(on_server, &without_b).ok();
+    assert_eq!(data(), r#"{"a":"1"}"#);
+
+    step("kubectl goes on where skiffctl stopped, and skiffctl after kubectl");
+    let second = without_b.replace("a: \"1\"", "a: \"2\"");
+    master.kubectl_with(on_server, &second).ok();
+    ctl(on_server, &without_b).ok();
+    assert_eq!(data(), r#"{"a":"1"}"#);
+
+    step("what others have is refused on one line, and taken by force");
+    let other = "apply --server-side --field-manager=other -f -";
+    let refused = ctl(other, &second).refused();
+    assert!(refused.contains("conflict with \"kubectl\": .data.a"), "{refused}");
+    assert!(refused.contains("--force-conflicts"), "{refused}");
+    assert_eq!(data(), r#"{"a":"1"}"#);
+    let dry = format!("{other} --force-conflicts --dry-run=server");
+    assert_eq!(ctl(&dry, &second).ok(), "configmap/map serverside-applied (server dry run)");
+    assert_eq!(data(), r#"{"a":"1"}"#);
+    ctl(&format!("{other} --force-conflicts"), &second).ok();
+    assert_eq!(data(), r#"{"a":"2"}"#);
+    let refused = ctl(on_server, &without_b).refused();
+    assert!(refused.contains("conflict with \"other\""), "{refused}");
+
+    step("flags that make no sense together");
+    assert_eq!(ctl("apply --force-conflicts -f -", MAP).code, 2);
+    assert!(ctl(&format!("{on_server} --dry-run=client"), MAP).refused().contains("--dry-run"));
 }

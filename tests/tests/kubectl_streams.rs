@@ -1,0 +1,190 @@
+//! What `kubectl` does with bytes of pods: `cp`, `port-forward`, `exec`,
+//! `attach`, `logs` and `top`, with the machine's client and with the oldest,
+//! which knows SPDY alone. One lab of one node serves all clients.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use skiff_tests::{Kubectl, Lab, Output, eventually, run, step};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// More than any buffer on the way holds.
+const MUCH: usize = 3 << 20;
+
+const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: httpd
+    image: skiff-example/busybox:latest
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 8080 -h /www"]
+    ports: [{containerPort: 8080, name: http}]
+  - name: echo
+    image: skiff-example/busybox:latest
+    imagePullPolicy: IfNotPresent
+    stdin: true
+    command: [sh, -c, "while read line; do echo heard $line; done"]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+"#;
+
+/// One client and the lab.
+struct Side<'a> {
+    lab: &'a Lab,
+    client: Kubectl,
+}
+
+impl Side<'_> {
+    fn kubectl(&self, line: &str) -> Output {
+        self.kubectl_with(line, None)
+    }
+
+    fn kubectl_with(&self, line: &str, input: Option<&str>) -> Output {
+        let words: Vec<&str> = line.split(' ').collect();
+        run(self.client.command(&self.lab.kubeconfig(), &words), input)
+    }
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn bytes_of_pods_come_and_go() {
+    let lab = Lab::up(1);
+    lab.kubectl_with(&["apply", "-f", "-"], POD).ok();
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]).ok();
+    let folder = tempfile::tempdir().unwrap();
+    for client in Kubectl::all() {
+        step(&format!("kubectl 1.{}", client.minor()));
+        let side = Side { lab: &lab, client };
+        copy(&side, folder.path());
+        forward(&side);
+        talk(&side);
+        measure(&side);
+    }
+}
+
+fn copy(side: &Side<'_>, folder: &Path) {
+    step("cp, there and back");
+    let here = folder.join(format!("here-{}", side.client.minor()));
+    std::fs::create_dir_all(here.join("below")).unwrap();
+    let bytes: Vec<u8> = (0..MUCH).map(|n| (n * n % 251) as u8).collect();
+    std::fs::write(here.join("below/much"), &bytes).unwrap();
+    std::fs::write(here.join("empty"), "").unwrap();
+    let there = format!("web:/tmp/from-{}", side.client.minor());
+    side.kubectl(&format!("cp {} {there} -c httpd", here.display())).ok();
+    let back = folder.join(format!("back-{}", side.client.minor()));
+    side.kubectl(&format!("cp {there} {} -c httpd", back.display())).ok();
+    assert!(std::fs::read(back.join("below/much")).unwrap() == bytes, "the same bytes");
+    assert_eq!(std::fs::read(back.join("empty")).unwrap(), b"");
+
+    let one = folder.join(format!("one-{}", side.client.minor()));
+    side.kubectl(&format!("cp web:/www/index.html {} -c httpd", one.display())).ok();
+    assert_eq!(std::fs::read_to_string(one).unwrap(), "hello\n");
+    let nowhere = folder.join("nowhere");
+    let missing = side.kubectl(&format!("cp web:/no/such {} -c httpd", nowhere.display()));
+    // Which stream has tar's complaint is the client's choice.
+    let told = missing.stdout + &missing.stderr;
+    assert!(told.contains("/no/such: No such file"), "{told}");
+    assert!(!nowhere.exists());
+    let refused = side.kubectl(&format!("cp {} nobody:/tmp/x", here.display())).refused();
+    assert!(refused.contains("pods \"nobody\" not found"), "{refused}");
+}
+
+fn forward(side: &Side<'_>) {
+    step("port-forward to a pod and to a service, many connections on one tunnel");
+    for target in ["pod/web :8080", "pod/web :http", "service/web :80"] {
+        let words: Vec<&str> = ["port-forward"].into_iter().chain(target.split(' ')).collect();
+        let mut command = side.client.command(&side.lab.kubeconfig(), &words);
+        let mut forward = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        let mut stdout = BufReader::new(forward.0.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        // Forwarding from 127.0.0.1:40001 -> 8080
+        let address = line.split(' ').nth(2).unwrap_or_else(|| panic!("{target}: {line}"));
+        let mut open: Vec<TcpStream> =
+            (0..4).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for socket in open.iter_mut().rev() {
+            socket.set_read_timeout(Some(LIMIT)).unwrap();
+            socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).unwrap();
+            assert!(answer.ends_with("\r\n\r\nhello\n"), "{target}: {answer:?}");
+        }
+    }
+    let refused = side.kubectl("port-forward pod/nobody :80").refused();
+    assert!(refused.contains("pods \"nobody\" not found"), "{refused}");
+}
+
+fn talk(side: &Side<'_>) {
+    step("exec in both directions, attach, logs");
+    let text = "line\n".repeat(100_000);
+    let through = side.kubectl_with("exec -i web -c httpd -- cat", Some(&text));
+    assert!(through.stdout == text, "{} of {} bytes came back", through.stdout.len(), text.len());
+    let both =
+        side.kubectl("exec web -c httpd -- sh -c echo${IFS}out;echo${IFS}err>&2;exit${IFS}7");
+    assert_eq!((both.code, both.stdout.as_str()), (7, "out\n"));
+    assert!(both.stderr.starts_with("err\n"), "{both:?}");
+
+    let mut words = vec!["attach", "-i", "web", "-c", "echo"];
+    words.push("--pod-running-timeout=30s");
+    let mut command = side.client.command(&side.lab.kubeconfig(), &words);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut attached = Running(command.spawn().unwrap());
+    let mut stdin = attached.0.stdin.take().unwrap();
+    let said = format!("hello from 1.{}", side.client.minor());
+    writeln!(stdin, "{said}").unwrap();
+    let mut stdout = BufReader::new(attached.0.stdout.take().unwrap()).lines();
+    let heard = stdout.find(|line| line.as_ref().is_ok_and(|line| line.contains(&said)));
+    assert_eq!(heard.unwrap().unwrap(), format!("heard {said}"));
+    drop((attached, stdin));
+    eventually("the log has what was heard", LIMIT, || {
+        let log = side.kubectl("logs web -c echo").result()?;
+        if log.contains(&format!("heard {said}")) { Ok(()) } else { Err(log) }
+    });
+    let both = side.kubectl("logs -l app=web --all-containers --prefix").ok();
+    assert!(both.contains("[pod/web/echo] heard"), "{both}");
+}
+
+fn measure(side: &Side<'_>) {
+    step("top, of nodes, of pods and of their containers");
+    let nodes = side.kubectl("top nodes --no-headers").ok();
+    let words: Vec<&str> = nodes.split_whitespace().collect();
+    assert_eq!((words.len(), words[0]), (5, "node-1"), "{nodes}");
+    let pods = side.kubectl("top pods --no-headers").ok();
+    let words: Vec<&str> = pods.split_whitespace().collect();
+    assert_eq!((words.len(), words[0]), (3, "web"), "{pods}");
+    assert!(words[1].ends_with('m') && words[2].ends_with("Mi"), "{pods}");
+    let containers = side.kubectl("top pod web --containers --no-headers").ok();
+    assert_eq!(containers.lines().count(), 2, "{containers}");
+    side.kubectl("top pod nobody").refused();
+    let raw =
+        side.kubectl("get --raw /apis/metrics.k8s.io/v1beta1/namespaces/default/pods/web").ok();
+    let raw: Value = serde_json::from_str(&raw).unwrap();
+    let bytes = raw["containers"][0]["usage"]["memory"].as_str().unwrap();
+    assert!(bytes.ends_with("Ki") && bytes != "0Ki", "{raw}");
+}
