@@ -49,6 +49,10 @@ use tail::Tail;
 /// How much time a tick stands for.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
+/// Ticks without a leader after which callers no longer wait for one: a few
+/// elections. They may find one at another member.
+const LEADERLESS: u64 = 30;
+
 /// Names a caller's request until its answer.
 pub(crate) type Ticket = u64;
 
@@ -120,6 +124,8 @@ pub(crate) struct Core<L: LogStore> {
     receiving: Option<Receiving>,
     received: Option<Received>,
     leadership: Leadership,
+    /// The tick since which nobody leads.
+    leaderless: Option<u64>,
     /// This member has left the group by a change that it has applied.
     removed: bool,
     /// The tick at which this member last tried to change the group by itself.
@@ -151,6 +157,7 @@ impl<L: LogStore> Core<L> {
             receiving: None,
             received: None,
             leadership: Leadership::default(),
+            leaderless: Some(0),
             removed: false,
             housekept: None,
             outbox: Vec::new(),
@@ -175,6 +182,11 @@ impl<L: LogStore> Core<L> {
         let rests =
             self.proposals.is_empty() && self.reads.is_empty() && !self.wants_housekeeping();
         !(self.is_alone() && self.leadership.is_leader && rests)
+    }
+
+    /// Whether it has been too long without a leader to wait for one.
+    fn is_hopeless(&self) -> bool {
+        self.leaderless.is_some_and(|since| self.ticks >= since + LEADERLESS)
     }
 
     /// Whether nobody follows, now or soon.
@@ -370,6 +382,9 @@ impl<L: LogStore> Core<L> {
         }
         let before = std::mem::replace(&mut self.leadership, leadership);
         self.shared.leadership_tx.send_replace(leadership);
+        if before.leader.is_some() != leadership.leader.is_some() {
+            self.leaderless = leadership.leader.is_none().then_some(self.ticks);
+        }
         if (before.term, before.leader) != (leadership.term, leadership.leader) {
             self.retry_proposals();
             self.retry_reads();

@@ -314,13 +314,13 @@ impl<L: LogStore> Core<L> {
     }
 
     /// Offers again what waits for a leader, or may be lost on its way to it, and
-    /// gives up what has waited too long.
+    /// gives up what has waited too long, or has nobody to wait for.
     pub(super) fn retry_proposals(&mut self) {
         self.hand_out();
         self.send_again();
-        let now = self.ticks;
+        let (now, hopeless) = (self.ticks, self.is_hopeless());
         let late: Vec<u64> = (self.proposals.waiting.iter())
-            .filter(|(_, waiting)| waiting.until <= now)
+            .filter(|(_, waiting)| waiting.until <= now || (hopeless && waiting.term.is_none()))
             .map(|(seq, _)| *seq)
             .collect();
         for seq in late {

@@ -134,10 +134,12 @@ impl<L: LogStore> Core<L> {
         }
     }
 
-    /// Asks again what was not answered, and gives up who has waited too long.
+    /// Asks again what was not answered, and gives up who has waited too long, or
+    /// has nobody to wait for.
     pub(super) fn retry_reads(&mut self) {
         self.ask();
-        for ticket in self.reads.late(self.ticks) {
+        let now = if self.is_hopeless() { u64::MAX } else { self.ticks };
+        for ticket in self.reads.late(now) {
             let error = StoreError::Unavailable("no leader confirms the read".into());
             self.answers.push((ticket, Err(error)));
         }

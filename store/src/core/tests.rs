@@ -351,6 +351,32 @@ fn a_slow_write_is_sent_again_and_takes_effect_once() {
 }
 
 #[test]
+fn callers_do_not_wait_for_a_leader_that_has_been_gone_for_long() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    world.cut.extend([1, 2, 3]);
+    while world.core(leader).leadership.leader.is_some() {
+        world.tick(1);
+    }
+    // An election may come to something yet.
+    let (waits, asks) = (world.put(leader, "a", vec![]), world.read(leader));
+    world.tick(SECOND);
+    assert_eq!((world.answer(leader, waits), world.answer(leader, asks)), (None, None));
+    world.tick(2 * SECOND);
+    let (late, too) = (world.put(leader, "b", vec![]), world.read(leader));
+    world.tick(1);
+    for ticket in [waits, asks, late, too] {
+        let answer = world.answer(leader, ticket);
+        assert!(matches!(answer, Some(Err(StoreError::Unavailable(_)))), "{answer:?}");
+    }
+    world.cut.clear();
+    world.elect();
+    let again = world.put(leader, "c", vec![]);
+    world.tick(2);
+    assert_eq!(world.committed(leader, again), Some(1), "what was given up never takes effect");
+}
+
+#[test]
 fn late_writes_of_a_deposed_leader_are_refused() {
     let mut world = World::new(3);
     let first = world.elect();
