@@ -1,7 +1,7 @@
 //! What an agent has to be told.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,12 +12,9 @@ use sha2::{Digest, Sha256};
 pub struct Config {
     /// Name of the Node object. Default of the CLI: the host name.
     pub node_name: String,
-    /// The node's address. Default: the one that routes to `server`.
-    pub node_ip: Option<IpAddr>,
-    /// Address of the API server, to find out which of ours routes to it.
-    /// `None` when the server is in this process; then the address of the
-    /// default route is taken, or the first that is not loopback.
-    pub server: Option<SocketAddr>,
+    /// The node's address, by which the others reach it; see
+    /// [`crate::address`]. Default: loopback.
+    pub node_ip: IpAddr,
     /// Where pods' files are kept, under `pods/UID`.
     pub data_dir: PathBuf,
     /// Tells this installation's containers from those of others on the same
@@ -61,8 +58,7 @@ impl Config {
         let data_dir = data_dir.into();
         Self {
             node_name: node_name.into(),
-            node_ip: None,
-            server: None,
+            node_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             instance: instance_of(&data_dir),
             data_dir,
             docker_socket: PathBuf::from("/var/run/docker.sock"),

@@ -17,9 +17,10 @@ use crate::{Output, eventually, kubectl_in, run, skiff};
 /// What it should take is measured in `bench/`.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// One `skiff up` in the host's network namespace.
+/// One `skiff up`, in the host's network namespace or another.
 pub struct Cluster {
     dir: TempDir,
+    namespace: Option<String>,
     port: u16,
     process: Option<Child>,
     /// The line it printed when it was ready.
@@ -29,6 +30,15 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster in a folder of its own.
     pub fn up() -> Self {
+        Self::up_where(None)
+    }
+
+    /// The same in a network namespace (`ip netns`).
+    pub fn up_in(namespace: &str) -> Self {
+        Self::up_where(Some(namespace.to_owned()))
+    }
+
+    fn up_where(namespace: Option<String>) -> Self {
         crate::need_root();
         let dir =
             tempfile::Builder::new().prefix("skiff-e2e-").tempdir().expect("a temporary folder");
@@ -36,7 +46,8 @@ impl Cluster {
             .and_then(|listener| listener.local_addr())
             .expect("a free port")
             .port();
-        let mut cluster = Self { dir, port, process: None, ready_line: String::new() };
+        let ready_line = String::new();
+        let mut cluster = Self { dir, namespace, port, process: None, ready_line };
         cluster.start();
         cluster
     }
@@ -76,7 +87,22 @@ impl Cluster {
             "--data-dir",
         ]);
         command.arg(self.data_dir());
-        command
+        self.within(command)
+    }
+
+    /// `command` in the cluster's network namespace.
+    fn within(&self, command: Command) -> Command {
+        let Some(namespace) = &self.namespace else { return command };
+        let mut entered = Command::new("nsenter");
+        entered.arg(format!("--net=/run/netns/{namespace}"));
+        entered.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => entered.env(name, value),
+                None => entered.env_remove(name),
+            };
+        }
+        entered
     }
 
     /// Its data directory.
@@ -101,12 +127,12 @@ impl Cluster {
 
     /// Runs `kubectl`.
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
-        run(kubectl_in(&self.kubeconfig(), arguments), None)
+        run(self.within(kubectl_in(&self.kubeconfig(), arguments)), None)
     }
 
     /// Runs `kubectl` with `input` on its standard input.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Output {
-        run(kubectl_in(&self.kubeconfig(), arguments), Some(input))
+        run(self.within(kubectl_in(&self.kubeconfig(), arguments)), Some(input))
     }
 
     /// Sends the process a signal and waits for its end; gives its exit code.
@@ -120,7 +146,7 @@ impl Cluster {
     pub fn down(&mut self) -> Output {
         let mut command = skiff(&["down", "--purge", "--data-dir"]);
         command.arg(self.data_dir());
-        let output = run(command, None);
+        let output = run(self.within(command), None);
         if let Some(mut process) = self.process.take() {
             process.wait().expect("it ends");
         }

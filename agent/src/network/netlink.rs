@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
 };
@@ -31,6 +31,8 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     /// Index of the other end, in the other end's namespace.
     pub(super) peer: Option<u32>,
+    /// The address that a VXLAN tunnel sends from.
+    pub(super) tunnel_local: Option<Ipv4Addr>,
 }
 
 /// An IPv4 address on an interface.
@@ -107,6 +109,7 @@ fn describe_link(message: LinkMessage) -> Link {
         mac: Vec::new(),
         mtu: 1500,
         peer: None,
+        tunnel_local: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -114,10 +117,21 @@ fn describe_link(message: LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::LinkInfo(infos) => link.tunnel_local = tunnel_local(infos),
             _ => {}
         }
     }
     link
+}
+
+fn tunnel_local(infos: Vec<LinkInfo>) -> Option<Ipv4Addr> {
+    infos.into_iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => data.into_iter().find_map(|one| match one {
+            InfoVxlan::Local(address) => Some(address),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 /// All IPv4 addresses of this namespace.

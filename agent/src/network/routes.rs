@@ -190,7 +190,8 @@ pub(super) async fn ensure_catch_all(
 
 /// Makes this node's end of the tunnel:
 /// `ip link add skiffvx0 type vxlan id 115 local NODE_IP dstport 8472 nolearning`.
-/// An end with another MAC belongs to an earlier podCIDR and is made anew.
+/// An end with another MAC belongs to an earlier podCIDR, one with another
+/// local address to a machine that has moved; either is made anew.
 pub(super) async fn ensure_tunnel(
     handle: &Handle,
     node_ip: Ipv4Addr,
@@ -200,7 +201,7 @@ pub(super) async fn ensure_tunnel(
     let address = pod_cidr.network();
     let mac = tunnel_mac(address);
     if let Some(link) = link_named(handle, TUNNEL).await? {
-        if link.mac == mac {
+        if link.mac == mac && link.tunnel_local == Some(node_ip) {
             return Ok(link);
         }
         delete_link(handle, &link).await?;

@@ -242,6 +242,7 @@ mod tests {
             mac: cable.node_mac.to_vec(),
             mtu: 1500,
             peer: Some(2),
+            tunnel_local: None,
         };
         let pod = Link {
             index: 2,
@@ -249,6 +250,7 @@ mod tests {
             mac: cable.pod_mac.to_vec(),
             mtu: 1500,
             peer: Some(7),
+            tunnel_local: None,
         };
         let other = Link { peer: Some(9), ..pod.clone() };
         assert!(is_plugged(&cable, Some(&node), Some(&pod)));

@@ -5,7 +5,6 @@
 //! changes, and when the API shows another: the controllers call a node that
 //! was silent unknown, and only the node itself can say that it is not.
 
-mod address;
 mod condition;
 mod features;
 mod lease;
@@ -94,7 +93,7 @@ impl NodeAgent {
         runtime: Arc<dyn Runtime>,
         recorder: Recorder,
     ) -> anyhow::Result<Self> {
-        let ips = vec![address::node_ip(&config)?];
+        let ips = vec![config.node_ip];
         let machine = Machine::read().context("cannot read what this machine has")?;
         let pressures_tx = watch::Sender::default();
         Ok(Self { config, client, runtime, recorder, machine, pressures_tx, ips })

@@ -3,18 +3,19 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, bail};
+use skiff_agent::address;
 
 use super::args::AgentArgs;
 use super::cluster_info::ClusterInfo;
 use super::masters::Masters;
-use super::supervise::Supervisor;
+use super::supervise::{Next, Supervisor};
 use super::{cluster_info, node, preflight};
 
 /// The port of a server whose URL names none.
 const DEFAULT_PORT: u16 = 6443;
 
 /// Joins if need be, and runs a node until asked to stop.
-pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: AgentArgs) -> anyhow::Result<Next> {
     preflight::need_root("skiff agent")?;
     let servers = server_addresses(&args.server)?;
     let Some(server) = servers.first().copied() else { bail!("--server names no master") };
@@ -24,15 +25,15 @@ pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let name = args.node.node_name.clone().map_or_else(preflight::host_name, Ok)?;
     let address = match args.common.node_ip {
         Some(address) => address,
-        None => preflight::address_towards(server)?,
+        None => address::towards(server)?,
     };
     let mut supervisor = Supervisor::new();
     let masters = Masters::new(servers);
     masters.follow(&cluster_info::remembered_masters(&data_dir.path));
     let way = masters.open().await?;
-    let server = format!("https://{}", way.address);
+    let url = format!("https://{}", way.address);
     supervisor.spawn("way to the masters", way.serve(supervisor.cancel.clone()));
-    let joined = skiff_agent::join(&server, args.token.as_deref(), &data_dir.path, &name)
+    let joined = skiff_agent::join(&url, args.token.as_deref(), &data_dir.path, &name)
         .await
         .with_context(|| format!("cannot join {}", args.server))?;
     let asked = masters.clone();
@@ -64,11 +65,18 @@ pub(super) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let ready = async {
         proxied.wait_for(|ready| *ready).await?;
         println!("skiff: node {name} joined {}", args.server);
-        std::future::pending::<anyhow::Result<()>>().await
+        Ok(())
     };
-    let ended = supervisor.wait_until(ready).await.map(drop);
+    let ended = match supervisor.wait_until(ready).await {
+        Ok(Some(())) => {
+            let pick = || address::towards(server);
+            supervisor.serve(args.common.node_ip, address, pick).await
+        }
+        Ok(None) => Ok(Next::Exit),
+        Err(error) => Err(error),
+    };
     let stopped = supervisor.stop().await;
-    ended.and(stopped)
+    ended?.unless(stopped)
 }
 
 /// The addresses behind `https://HOST:PORT`, or several of those with commas.

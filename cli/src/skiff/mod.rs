@@ -32,14 +32,17 @@ mod member;
 mod restore;
 mod token;
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use args::{Cli, Command};
+use supervise::Next;
 
 /// Exit code of a command that failed.
 const FAILED: u8 = 1;
@@ -66,9 +69,13 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Up(args) => wait_for(&args.common.log.clone(), up::run(args)),
-        Command::Server(args) => wait_for(&args.common.log.clone(), server::run(args)),
-        Command::Agent(args) => wait_for(&args.common.log.clone(), agent::run(args)),
+        Command::Up(args) => wait_for(&args.common.log.clone(), up::run(args)).and_then(follow),
+        Command::Server(args) => {
+            wait_for(&args.common.log.clone(), server::run(args)).and_then(follow)
+        }
+        Command::Agent(args) => {
+            wait_for(&args.common.log.clone(), agent::run(args)).and_then(follow)
+        }
         Command::Down(args) => wait_for("warn", down::run(args)),
         Command::Token(args) => wait_for("warn", token::run(args)),
         Command::Member(args) => wait_for("warn", member::run(args)),
@@ -78,6 +85,23 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Lab(args) => return lab::run(args),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does what is to follow on a daemon's clean stop. A start in place keeps the
+/// process id, which is what others know the daemon by.
+fn follow(next: Next) -> anyhow::Result<()> {
+    match next {
+        Next::Exit => Ok(()),
+        Next::StartAgain => {
+            let mut arguments = std::env::args_os();
+            let mut again = std::process::Command::new("/proc/self/exe");
+            if let Some(name) = arguments.next() {
+                again.arg0(name);
+            }
+            // Returns only if it fails.
+            Err(again.args(arguments).exec()).context("cannot start again")
+        }
+    }
 }
 
 /// Runs a command to its end on a runtime of two threads: the machines Skiff

@@ -33,7 +33,7 @@ pub(super) fn start(
     supervisor: &mut Supervisor,
 ) -> watch::Receiver<bool> {
     let agent = skiff_agent::Config {
-        node_ip: Some(address),
+        node_ip: address,
         docker_socket: node.docker_socket.clone(),
         listen: SocketAddr::from(([0, 0, 0, 0], node.agent_port)),
         cluster_dns: cluster.info.cluster_dns,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -143,42 +143,6 @@ pub(super) fn host_name() -> anyhow::Result<String> {
         bail!("this machine has no host name; give the node one with --node-name");
     }
     Ok(name)
-}
-
-/// The address of ours that routes to `peer`: on a Vagrant machine not that of
-/// the first network card, which is the same on all of them.
-pub(super) fn address_towards(peer: SocketAddr) -> anyhow::Result<IpAddr> {
-    let any = match peer {
-        SocketAddr::V4(_) => "0.0.0.0:0",
-        SocketAddr::V6(_) => "[::]:0",
-    };
-    // Connecting a UDP socket sends nothing; it asks the routing table.
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(peer).with_context(|| {
-        format!("there is no route to {peer}; give this machine's address with --node-ip")
-    })?;
-    Ok(socket.local_addr()?.ip())
-}
-
-/// The address of this machine when there is no peer to ask for: that of the
-/// default route, or the first one that is not loopback, or loopback on a
-/// machine without a network.
-pub(super) fn own_address() -> anyhow::Result<IpAddr> {
-    // An address of the documentation range (RFC 5737): nothing is sent to it.
-    let elsewhere = SocketAddr::from(([192, 0, 2, 1], 9));
-    if let Ok(address) = address_towards(elsewhere) {
-        return Ok(address);
-    }
-    let ours = |name: &str| {
-        ["skiff", "docker", "veth", "br-", "lo"].iter().any(|prefix| name.starts_with(prefix))
-    };
-    let addresses = nix::ifaddrs::getifaddrs()?;
-    let first =
-        addresses.filter(|interface| !ours(&interface.interface_name)).find_map(|interface| {
-            let address = interface.address?;
-            address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()))
-        });
-    Ok(first.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)))
 }
 
 #[cfg(test)]

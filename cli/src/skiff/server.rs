@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 
+use skiff_agent::address;
+
 use super::args::ServerArgs;
 use super::join::Membership;
 use super::master::{Identity, Master};
 use super::preflight;
-use super::supervise::Supervisor;
+use super::supervise::{Next, Supervisor};
 
 /// Runs a master until asked to stop.
-pub(super) async fn run(mut args: ServerArgs) -> anyhow::Result<()> {
+pub(super) async fn run(mut args: ServerArgs) -> anyhow::Result<Next> {
     let data_dir = preflight::DataDir::take(&args.common.data_dir)?;
     preflight::need_free_port(args.cluster.api_port)?;
-    let address = args.common.node_ip.map_or_else(preflight::own_address, Ok)?;
+    let address = args.common.node_ip.map_or_else(address::own, Ok)?;
     let name = args.master_name.clone().map_or_else(preflight::host_name, Ok)?;
     let serving = SocketAddr::new(address, args.cluster.api_port);
     let membership = Membership::ensure(&args, &data_dir.path, &name, serving).await?;
@@ -33,12 +35,12 @@ pub(super) async fn run(mut args: ServerArgs) -> anyhow::Result<()> {
                 "skiff: serving on https://{serving}, kubeconfig {}",
                 data_dir.path.join("admin.kubeconfig").display()
             );
-            supervisor.wait_until(std::future::pending::<anyhow::Result<()>>()).await.map(drop)
+            supervisor.serve(args.common.node_ip, address, address::own).await
         }
-        Ok(None) => Ok(()),
+        Ok(None) => Ok(Next::Exit),
         Err(error) => Err(error),
     };
     let stopped = supervisor.stop().await;
     let closed = master.stop().await;
-    ended.and(stopped).and(closed)
+    ended?.unless(stopped.and(closed))
 }

@@ -2,16 +2,17 @@
 
 use std::time::Instant;
 
+use skiff_agent::address;
 use skiff_apiserver::user::UserInfo;
 
 use super::args::UpArgs;
 use super::master::{Identity, Master};
-use super::supervise::Supervisor;
+use super::supervise::{Next, Supervisor};
 use super::{node, preflight, ready};
 
 /// Runs master and node until asked to stop. Pods go on running then, and are
 /// adopted at the next start.
-pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: UpArgs) -> anyhow::Result<Next> {
     let started = Instant::now();
     preflight::need_root("skiff up")?;
     let data_dir = preflight::DataDir::take(&args.common.data_dir)?;
@@ -19,7 +20,7 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
     preflight::need_docker(&args.node.docker_socket)?;
     preflight::need_free_port(args.cluster.api_port)?;
     let name = args.node.node_name.clone().map_or_else(preflight::host_name, Ok)?;
-    let address = args.common.node_ip.map_or_else(preflight::own_address, Ok)?;
+    let address = args.common.node_ip.map_or_else(address::own, Ok)?;
 
     let mut supervisor = Supervisor::new();
     let identity = Identity { name: name.clone(), joined_as: None, force_new_group: false };
@@ -30,7 +31,7 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
         ended => {
             let stopped = supervisor.stop().await;
             let closed = master.stop().await;
-            return ended.map(drop).and(stopped).and(closed);
+            return ended.and(stopped).and(closed).map(|()| Next::Exit);
         }
     }
     let user =
@@ -67,12 +68,12 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
                 started.elapsed().as_secs_f64(),
                 kubeconfig.display()
             );
-            supervisor.wait_until(std::future::pending::<anyhow::Result<()>>()).await.map(drop)
+            supervisor.serve(args.common.node_ip, address, address::own).await
         }
-        Ok(None) => Ok(()),
+        Ok(None) => Ok(Next::Exit),
         Err(error) => Err(error),
     };
     let stopped = supervisor.stop().await;
     let closed = master.stop().await;
-    ended.and(stopped).and(closed)
+    ended?.unless(stopped.and(closed))
 }
