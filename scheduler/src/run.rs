@@ -26,7 +26,7 @@ use crate::bind::Binder;
 use crate::cluster::{Cluster, PodInfo};
 use crate::place::place;
 use crate::queue::Queue;
-use crate::volumes::{Choice, ClaimKey};
+use crate::volumes::{Choice, ClaimKey, Volumes};
 
 /// Bindings and refusals being written at once. More wait for their turn; the
 /// decisions are already taken then, so nothing is placed twice.
@@ -119,6 +119,35 @@ impl Synced {
         self.pods && self.nodes && self.namespaces && storage
     }
 }
+
+/// How events of one kind of storage change the picture.
+struct StorageKind<K> {
+    synced: fn(&mut Synced) -> &mut bool,
+    clear: fn(&mut Volumes),
+    upsert: fn(&mut Volumes, K),
+    remove: fn(&mut Volumes, &K),
+}
+
+const CLAIMS: StorageKind<PersistentVolumeClaim> = StorageKind {
+    synced: |synced| &mut synced.claims,
+    clear: Volumes::clear_claims,
+    upsert: Volumes::upsert_claim,
+    remove: Volumes::remove_claim,
+};
+
+const VOLUMES: StorageKind<PersistentVolume> = StorageKind {
+    synced: |synced| &mut synced.volumes,
+    clear: Volumes::clear_volumes,
+    upsert: Volumes::upsert_volume,
+    remove: Volumes::remove_volume,
+};
+
+const CLASSES: StorageKind<StorageClass> = StorageKind {
+    synced: |synced| &mut synced.classes,
+    clear: Volumes::clear_classes,
+    upsert: Volumes::upsert_class,
+    remove: Volumes::remove_class,
+};
 
 struct Scheduler {
     cluster: Cluster,
@@ -272,57 +301,9 @@ impl Scheduler {
             News::Pod(event) => self.take_in_pod(*event),
             News::Node(event) => self.take_in_node(*event),
             News::Namespace(event) => self.take_in_namespace(*event),
-            News::Claim(event) => {
-                let volumes = self.cluster.volumes_mut();
-                match *event {
-                    watcher::Event::Init => {
-                        volumes.clear_claims();
-                        self.synced.claims = false;
-                    }
-                    watcher::Event::InitDone => self.synced.claims = true,
-                    watcher::Event::Apply(claim) | watcher::Event::InitApply(claim) => {
-                        volumes.upsert_claim(claim);
-                    }
-                    watcher::Event::Delete(claim) => {
-                        volumes.remove_claim(&claim);
-                    }
-                }
-                self.storage_changed();
-            }
-            News::Volume(event) => {
-                let volumes = self.cluster.volumes_mut();
-                match *event {
-                    watcher::Event::Init => {
-                        volumes.clear_volumes();
-                        self.synced.volumes = false;
-                    }
-                    watcher::Event::InitDone => self.synced.volumes = true,
-                    watcher::Event::Apply(volume) | watcher::Event::InitApply(volume) => {
-                        volumes.upsert_volume(volume);
-                    }
-                    watcher::Event::Delete(volume) => {
-                        volumes.remove_volume(&volume.metadata.name.unwrap_or_default());
-                    }
-                }
-                self.storage_changed();
-            }
-            News::Class(event) => {
-                let volumes = self.cluster.volumes_mut();
-                match *event {
-                    watcher::Event::Init => {
-                        volumes.clear_classes();
-                        self.synced.classes = false;
-                    }
-                    watcher::Event::InitDone => self.synced.classes = true,
-                    watcher::Event::Apply(class) | watcher::Event::InitApply(class) => {
-                        volumes.upsert_class(class);
-                    }
-                    watcher::Event::Delete(class) => {
-                        volumes.remove_class(&class.metadata.name.unwrap_or_default());
-                    }
-                }
-                self.storage_changed();
-            }
+            News::Claim(event) => self.take_in_storage(*event, &CLAIMS),
+            News::Volume(event) => self.take_in_storage(*event, &VOLUMES),
+            News::Class(event) => self.take_in_storage(*event, &CLASSES),
             News::NotChosen(pod, claims) => {
                 self.cluster.volumes_mut().break_promises(claims);
                 if self.waiting.remove(&pod.uid).is_some() {
@@ -340,9 +321,21 @@ impl Scheduler {
         }
     }
 
-    /// A claim may be served now that was not before.
-    fn storage_changed(&mut self) {
-        // While a list is coming in, what is missing may only be late.
+    fn take_in_storage<K>(&mut self, event: watcher::Event<K>, kind: &StorageKind<K>) {
+        let volumes = self.cluster.volumes_mut();
+        match event {
+            watcher::Event::Init => {
+                (kind.clear)(volumes);
+                *(kind.synced)(&mut self.synced) = false;
+            }
+            watcher::Event::InitDone => *(kind.synced)(&mut self.synced) = true,
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+                (kind.upsert)(volumes, object);
+            }
+            watcher::Event::Delete(object) => (kind.remove)(volumes, &object),
+        }
+        // A claim may be served now that was not before; but while a list is
+        // coming in, what is missing may only be late.
         if self.synced.all() {
             self.settle_waiting();
             self.queue.wake_parked();

@@ -127,8 +127,8 @@ impl Volumes {
     }
 
     /// Forgets a volume.
-    pub fn remove_volume(&mut self, name: &str) {
-        self.volumes.remove(name);
+    pub fn remove_volume(&mut self, volume: &PersistentVolume) {
+        self.volumes.remove(volume.metadata.name.as_deref().unwrap_or_default());
     }
 
     /// Adds or replaces a class.
@@ -138,8 +138,8 @@ impl Volumes {
     }
 
     /// Forgets a class.
-    pub fn remove_class(&mut self, name: &str) {
-        self.classes.remove(name);
+    pub fn remove_class(&mut self, class: &StorageClass) {
+        self.classes.remove(class.metadata.name.as_deref().unwrap_or_default());
     }
 
     /// Forgets all claims; a fresh list follows. Promises stay.
