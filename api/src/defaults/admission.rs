@@ -7,28 +7,31 @@ use k8s_openapi::api::admissionregistration::v1::{
 
 use super::{fill, fill_nonzero, fill_text};
 
+/// Fills in what webhooks of both types have: their fields have the same names,
+/// which no trait of theirs joins.
+macro_rules! shared {
+    ($webhook:expr) => {
+        fill_text(&mut $webhook.failure_policy, "Fail");
+        fill_text(&mut $webhook.match_policy, "Equivalent");
+        fill(&mut $webhook.namespace_selector, Default::default());
+        fill(&mut $webhook.object_selector, Default::default());
+        fill(&mut $webhook.timeout_seconds, 10);
+        client_and_rules(&mut $webhook.client_config, &mut $webhook.rules);
+    };
+}
+
 /// Fills in a ValidatingWebhookConfiguration.
 pub fn validating_webhook_configuration(configuration: &mut ValidatingWebhookConfiguration) {
     for webhook in configuration.webhooks.iter_mut().flatten() {
-        fill_text(&mut webhook.failure_policy, "Fail");
-        fill_text(&mut webhook.match_policy, "Equivalent");
-        fill(&mut webhook.namespace_selector, Default::default());
-        fill(&mut webhook.object_selector, Default::default());
-        fill(&mut webhook.timeout_seconds, 10);
-        shared(&mut webhook.client_config, &mut webhook.rules);
+        shared!(webhook);
     }
 }
 
 /// Fills in a MutatingWebhookConfiguration.
 pub fn mutating_webhook_configuration(configuration: &mut MutatingWebhookConfiguration) {
     for webhook in configuration.webhooks.iter_mut().flatten() {
-        fill_text(&mut webhook.failure_policy, "Fail");
-        fill_text(&mut webhook.match_policy, "Equivalent");
-        fill(&mut webhook.namespace_selector, Default::default());
-        fill(&mut webhook.object_selector, Default::default());
-        fill(&mut webhook.timeout_seconds, 10);
+        shared!(webhook);
         fill_text(&mut webhook.reinvocation_policy, "Never");
-        shared(&mut webhook.client_config, &mut webhook.rules);
     }
 }
 
@@ -59,7 +62,7 @@ fn match_resources(resources: &mut MatchResources) {
     }
 }
 
-fn shared(client: &mut WebhookClientConfig, rules: &mut Option<Vec<RuleWithOperations>>) {
+fn client_and_rules(client: &mut WebhookClientConfig, rules: &mut Option<Vec<RuleWithOperations>>) {
     if let Some(service) = &mut client.service {
         fill_nonzero(&mut service.port, 443);
     }
