@@ -131,9 +131,7 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
         }
         _ => {}
     }
-    // An agent that was told so before a restart has left it in the status.
-    let told = status.and_then(|status| status.reason.as_deref()) == Some(EVICTED);
-    if told || observed.evicted.is_some() {
+    if observed.evicted.is_some() {
         return Some(Outcome::Evicted);
     }
     if observed.refused.is_some() {

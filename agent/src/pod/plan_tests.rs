@@ -494,10 +494,4 @@ fn an_evicted_pod_stops_soon_and_is_removed_once_its_status_is_known() {
     assert_eq!(plan(&failed("Evicted"), &ended()), ["clean"]);
     assert_eq!(plan(&failed("Evicted"), &Observed { cleaned: true, ..ended() }), [""; 0]);
     assert_eq!(plan(&failed("Error"), &observed(vec![])), [""; 0], "others keep their containers");
-    // The agent was restarted between the decision and the end.
-    let mut told = pod(spec());
-    let status = json!({"phase": "Running", "reason": "Evicted"});
-    told.status = serde_json::from_value(status).unwrap();
-    let known = observed(vec![sandbox(0, true), container("a", 0, RUN)]);
-    assert_eq!(plan(&told, &known), ["stop a 1s"]);
 }

@@ -30,6 +30,22 @@ pub const RESIZE_PENDING: &str = "PodResizePending";
 /// A resize is being carried out.
 pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
+/// The pod goes because of its node or its cluster, not by itself.
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
+/// It is the node that makes it go.
+const BY_NODE: &str = "TerminationByKubelet";
+
+/// Why this node decided to evict the pod, before the agent was restarted.
+pub fn eviction_of(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let told = conditions.iter().find(|one| {
+        one.type_ == DISRUPTION_TARGET
+            && one.status == "True"
+            && one.reason.as_deref() == Some(BY_NODE)
+    });
+    Some(told?.message.clone().unwrap_or_default())
+}
+
 /// The status of `pod`. `node_ips` are the addresses of its node.
 pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timestamp) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
@@ -72,7 +88,8 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
             ),
             None => (old.reason.clone(), old.message.clone()),
         },
-        Some(Outcome::Evicted) => {
+        // Until nothing runs any more only the condition tells.
+        Some(Outcome::Evicted) if done => {
             (Some(EVICTED.to_owned()), observed.evicted.clone().or_else(|| old.message.clone()))
         }
         _ => (old.reason.clone(), old.message.clone()),
@@ -202,8 +219,8 @@ impl View<'_> {
             verdicts.push((RESIZE_PENDING, verdict));
         }
         if let Some(message) = &self.observed.evicted {
-            let verdict = Verdict::because(true, "TerminationByKubelet", message.clone());
-            verdicts.push(("DisruptionTarget", verdict));
+            let verdict = Verdict::because(true, BY_NODE, message.clone());
+            verdicts.push((DISRUPTION_TARGET, verdict));
         }
         verdicts.extend(self.resize_in_progress().map(|verdict| (RESIZE_IN_PROGRESS, verdict)));
         let verdicts = verdicts.into_iter();

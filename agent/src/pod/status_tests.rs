@@ -298,3 +298,26 @@ fn how_containers_ended_outlives_them() {
     assert_eq!(beside.init_container_statuses, whole.init_container_statuses);
     assert!(beside.container_statuses.unwrap()[0].state.as_ref().unwrap().running.is_some());
 }
+
+#[test]
+fn an_eviction_is_told_by_a_condition_first_and_survives_the_agent() {
+    let spec = || json!({"containers": [{"name": "a"}]});
+    let evicted = |state| {
+        let found = observed(vec![container("a", 0, state)]);
+        Observed { evicted: Some("why".into()), ..found }
+    };
+    let told = |found: &Observed| {
+        let status = compute(&pod(spec()), found, &[], at(1000));
+        let mut pod = pod(spec());
+        let (phase, reason) = (status.phase.clone().unwrap(), status.reason.clone());
+        pod.status = Some(status);
+        (phase, reason, eviction_of(&pod))
+    };
+    let why = || Some("why".to_owned());
+    assert_eq!(told(&evicted(RUN)), ("Running".into(), None, why()));
+    assert_eq!(
+        told(&evicted(exited(143, false))),
+        ("Failed".into(), Some("Evicted".into()), why())
+    );
+    assert_eq!(told(&observed(vec![container("a", 0, RUN)])), ("Running".into(), None, None));
+}

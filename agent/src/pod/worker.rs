@@ -31,6 +31,7 @@ use super::model::{Attempt, Health, Observed, back_off, uid};
 use super::plan::{EVICTED, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
+use super::status::eviction_of;
 use crate::events::Severity;
 use crate::runtime::{Container, RuntimeError};
 use crate::volume::Volumes;
@@ -104,6 +105,7 @@ impl Worker {
         found: Vec<Container>,
     ) -> Self {
         let mut observed = Observed::new(found);
+        observed.evicted = eviction_of(&pod);
         let begun = pod
             .status
             .as_ref()
