@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddrV4;
 
 use serde_json::Value as Json;
+use skiff_client::chain;
 use tracing::{debug, warn};
 
 use crate::conntrack::forget_flows;
@@ -202,8 +203,10 @@ impl Rules {
 async fn forget(stale: BTreeSet<(Key, SocketAddrV4)>) {
     match tokio::task::spawn_blocking(move || forget_flows(&stale)).await {
         Ok(Ok(count)) => debug!(count, "forgot UDP flows to endpoints that are gone"),
-        Ok(Err(err)) => warn!(%err, "cannot forget UDP flows to endpoints that are gone"),
-        Err(err) => warn!(%err, "forgetting UDP flows was interrupted"),
+        Ok(Err(err)) => {
+            warn!(error = chain(&err), "cannot forget UDP flows to endpoints that are gone")
+        }
+        Err(err) => warn!(error = chain(&err), "forgetting UDP flows was interrupted"),
     }
 }
 

@@ -16,7 +16,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
-use skiff_client::Api;
+use skiff_client::{Api, chain};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -157,13 +157,13 @@ pub(crate) async fn run(
                     match change {
                         Ok(change) => intake.take(change),
                         // The stream backs off and lists again by itself.
-                        Err(err) => warn!(error = %err, "a watch broke, will resume"),
+                        Err(err) => warn!(error = chain(&err), "a watch broke, will resume"),
                     }
                 }
             }
             _ = resync.tick() => {
                 if let Err(err) = rules.check().await {
-                    warn!(error = %err, "cannot look whether the rules are in force");
+                    warn!(error = chain(&err), "cannot look whether the rules are in force");
                 }
             }
             () = sleep_until(retry_at) => {}
@@ -184,7 +184,7 @@ pub(crate) async fn run(
                 }
             }
             Err(err) => {
-                warn!(error = %err, "cannot apply the rules, will load them all again");
+                warn!(error = chain(&err), "cannot apply the rules, will load them all again");
                 retry_at = Some(Instant::now() + RETRY_DELAY);
             }
         }

@@ -6,7 +6,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use serde_json::json;
 use skiff_api::volume::{BOUND_BY_CONTROLLER, SELECTED_NODE};
-use skiff_client::Api;
+use skiff_client::{Api, chain};
 use tracing::{debug, warn};
 
 use crate::SCHEDULER_NAME;
@@ -86,7 +86,7 @@ impl Binder {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => return,
             Err(error) => {
-                warn!(pod = %pod.name, namespace = %pod.namespace, %error, "cannot say why a pod has no node")
+                warn!(pod = %pod.name, namespace = %pod.namespace, error = chain(&error), "cannot say why a pod has no node")
             }
         }
         self.event(pod, EventType::Warning, "FailedScheduling", "Scheduling", message).await;
@@ -116,7 +116,7 @@ impl Binder {
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, &reference).await {
-            debug!(pod = %pod.name, namespace = %pod.namespace, %error, "event not recorded");
+            debug!(pod = %pod.name, namespace = %pod.namespace, error = chain(&error), "event not recorded");
         }
     }
 }

@@ -15,7 +15,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::watcher;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
-use skiff_client::{Api, watch};
+use skiff_client::{Api, chain, watch};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +97,7 @@ async fn forward<K>(
                     return;
                 }
             }
-            Err(error) => debug!(%error, "watch interrupted"),
+            Err(error) => debug!(error = chain(&error), "watch interrupted"),
         }
     }
 }
@@ -185,7 +185,7 @@ impl Scheduler {
                 () = due => {}
                 Some(finished) = self.writes.join_next(), if !self.writes.is_empty() => {
                     if let Err(error) = finished {
-                        warn!(%error, "a write of the scheduler broke off");
+                        warn!(error = chain(&error), "a write of the scheduler broke off");
                     }
                 }
             }
@@ -232,7 +232,7 @@ impl Scheduler {
         self.writes.spawn(async move {
             let Ok(_permit) = permits.acquire_owned().await else { return };
             if let Err(error) = binder.choose(&choices).await {
-                debug!(pod = %pod.name, namespace = %pod.namespace, %error, "choice of volumes refused");
+                debug!(pod = %pod.name, namespace = %pod.namespace, error = chain(&error), "choice of volumes refused");
                 let claims = choices.iter().map(Choice::claim).collect();
                 // A closed channel means that we are stopping.
                 let _ = news_tx.send(News::NotChosen(pod, claims)).await;
@@ -270,7 +270,7 @@ impl Scheduler {
             match binder.bind(&pod, &node).await {
                 Ok(()) => info!(pod = %pod.name, namespace = %pod.namespace, %node, "bound"),
                 Err(error) => {
-                    debug!(pod = %pod.name, namespace = %pod.namespace, %node, %error, "binding refused");
+                    debug!(pod = %pod.name, namespace = %pod.namespace, %node, error = chain(&error), "binding refused");
                     let news = match &error {
                         kube::Error::Api(status) if status.is_not_found() => News::Gone(pod),
                         // Somebody bound it first: the watch brings where to.

@@ -19,6 +19,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use skiff_client::chain;
 use tracing::debug;
 
 /// How long one server may take.
@@ -98,7 +99,7 @@ impl Forwarder {
             },
             Err(NetError::Dns(DnsError::ResponseCode(code))) => Reply::failure(code),
             Err(err) => {
-                debug!(%err, "no upstream name server answered");
+                debug!(error = chain(&err), "no upstream name server answered");
                 Reply::failure(ResponseCode::ServFail)
             }
         }
@@ -147,7 +148,7 @@ fn build_resolver(servers: Vec<IpAddr>) -> Option<TokioResolver> {
     match builder.build() {
         Ok(resolver) => Some(resolver),
         Err(err) => {
-            debug!(%err, "no resolver for these name servers");
+            debug!(error = chain(&err), "no resolver for these name servers");
             None
         }
     }

@@ -19,6 +19,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
+use skiff_client::chain;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -144,7 +145,7 @@ impl RequestHandler for Handler {
             }
             Ok(_) => Reply { code: ResponseCode::Refused, ..Reply::default() },
             Err(err) => {
-                debug!(%err, client = %request.src(), "a question that is none");
+                debug!(error = chain(&err), client = %request.src(), "a question that is none");
                 Reply { code: ResponseCode::FormErr, ..Reply::default() }
             }
         };
@@ -167,7 +168,7 @@ impl RequestHandler for Handler {
         match responses.send_response(response).await {
             Ok(info) => info,
             Err(err) => {
-                warn!(%err, client = %request.src(), "cannot send a DNS response");
+                warn!(error = chain(&err), client = %request.src(), "cannot send a DNS response");
                 hickory_proto::op::Header { metadata, counts: Default::default() }.into()
             }
         }
