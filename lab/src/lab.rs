@@ -45,6 +45,16 @@ pub enum LabError {
         /// The names there are.
         known: String,
     },
+    /// A master would begin a second cluster beside the one of the others.
+    #[error(
+        "{name} has no data any more, and the cluster lives on {founder}; `skiff lab up` lets it join again"
+    )]
+    Wiped {
+        /// The master.
+        name: String,
+        /// Who holds the cluster.
+        founder: String,
+    },
     /// Something the machine refused.
     #[error("cannot {what}")]
     Io {
@@ -154,12 +164,20 @@ impl Lab {
         }
     }
 
+    /// The master that holds the cluster, which others join: the first one that
+    /// has been part of it. In a new lab the first one begins it.
+    pub fn founder(&self) -> Option<&Machine> {
+        let joined = self.plan.masters().find(|master| self.has_joined(master));
+        joined.or_else(|| self.plan.masters().next())
+    }
+
     /// Starts a machine's process unless it runs. A node, and any master but
-    /// the first, needs a token to join for the first time.
+    /// the [founder](Lab::founder), needs a token to join for the first time.
     pub fn start(&self, machine: &Machine, token: Option<&str>) -> Result<(), LabError> {
         if self.pid(machine).is_some() {
             return Ok(());
         }
+        self.may_start(machine, token.is_some())?;
         let data_dir = self.plan.data_dir(machine);
         doing(format!("make {}", data_dir.display()), fs::create_dir_all(&data_dir))?;
         let what = format!("start {}", machine.name);
@@ -169,11 +187,11 @@ impl Lab {
                 command.args(["server", "--api-port", &API_PORT.to_string()]);
                 command.args(["--master-name", &machine.name]);
                 if token.is_some() {
-                    command.args(["--join", &self.first_master()]);
+                    command.args(["--join", &self.join_url()]);
                 }
             }
             Role::Node => {
-                command.args(["agent", "--server", &self.first_master()]);
+                command.args(["agent", "--server", &self.join_url()]);
                 command.args(["--node-name", &machine.name]);
             }
         }
@@ -184,10 +202,25 @@ impl Lab {
         doing(what, process::start(command, &self.log(machine), &self.pid_file(machine))).map(drop)
     }
 
+    fn may_start(&self, machine: &Machine, joins: bool) -> Result<(), LabError> {
+        match self.founder() {
+            Some(founder)
+                if machine.role == Role::Master
+                    && !joins
+                    && machine != founder
+                    && !self.has_joined(machine) =>
+            {
+                let (name, founder) = (machine.name.clone(), founder.name.clone());
+                Err(LabError::Wiped { name, founder })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where machines join.
-    fn first_master(&self) -> String {
-        let first = self.plan.masters().next();
-        first.map(|master| format!("https://{}:{API_PORT}", master.address)).unwrap_or_default()
+    fn join_url(&self) -> String {
+        let founder = self.founder();
+        founder.map(|master| format!("https://{}:{API_PORT}", master.address)).unwrap_or_default()
     }
 
     /// Stops a machine's process cleanly.
@@ -329,4 +362,55 @@ fn remove_path(path: &Path) -> Result<(), LabError> {
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_is_where_its_data_is() {
+        let dir = std::env::temp_dir().join(format!("skiff-lab-test-{}", std::process::id()));
+        let plan = Plan::new(&dir, 3, 1, 1).unwrap();
+        let lab = Lab { plan, program: PathBuf::from("skiff") };
+        let data = |name: &str| lab.plan.data_dir(lab.machine(name).unwrap());
+        // What happened, where the cluster is, and which masters start by themselves.
+        let steps = [
+            ("a new lab", None, "master-1", &["master-1"][..]),
+            ("the first one began it", Some(("master-1", "store")), "master-1", &["master-1"]),
+            (
+                "another one joined it",
+                Some(("master-3", "master.json")),
+                "master-1",
+                &["master-1", "master-3"],
+            ),
+            // A new master-1 would begin a second cluster beside the first.
+            ("the first one was wiped", Some(("master-1", "")), "master-3", &["master-3"]),
+            (
+                "it joined again",
+                Some(("master-1", "master.json")),
+                "master-1",
+                &["master-1", "master-3"],
+            ),
+        ];
+        for (name, change, founder, start) in steps {
+            match change {
+                Some((machine, "")) => fs::remove_dir_all(data(machine)).unwrap(),
+                Some((machine, file)) => fs::create_dir_all(data(machine).join(file)).unwrap(),
+                None => {}
+            }
+            assert_eq!(lab.founder().unwrap().name, founder, "{name}");
+            let address = lab.machine(founder).unwrap().address;
+            assert_eq!(lab.join_url(), format!("https://{address}:6443"), "{name}");
+            let masters = || lab.plan.masters();
+            let by_itself: Vec<_> = masters()
+                .filter(|master| lab.may_start(master, false).is_ok())
+                .map(|master| master.name.as_str())
+                .collect();
+            assert_eq!(by_itself, start, "{name}");
+            assert!(masters().all(|master| lab.may_start(master, true).is_ok()), "{name}: joining");
+        }
+        assert!(lab.may_start(lab.machine("node-1").unwrap(), false).is_ok());
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

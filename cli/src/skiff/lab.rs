@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use skiff_apiserver::join::{self, Purpose};
-use skiff_apiserver::members::Group;
+use skiff_apiserver::members::{Group, Member};
 use skiff_client::Api;
 use skiff_lab::{Lab, Machine, Role};
 use tokio::time::timeout;
@@ -67,14 +67,15 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
 async fn up(lab: Lab) -> anyhow::Result<()> {
     let started = Instant::now();
     lab.ensure_network()?;
-    // The others join the first one, and at later starts all are needed at once.
-    for (place, master) in lab.plan.masters().enumerate() {
-        if place == 0 || lab.has_joined(master) {
+    // The others join the founder, and at later starts all are needed at once.
+    let founder = lab.founder().cloned().context("the lab has no master")?;
+    for master in lab.plan.masters() {
+        if *master == founder || lab.has_joined(master) {
             lab.start(master, None)?;
         }
     }
     lab.ensure_front()?;
-    let joined = timeout(START_PATIENCE, start_others(&lab)).await;
+    let joined = timeout(START_PATIENCE, start_others(&lab, &founder)).await;
     let logs = lab.plan.dir.display();
     let client = joined.with_context(|| {
         format!("the masters do not serve; their logs are in {logs}/master-*.log")
@@ -92,9 +93,8 @@ async fn up(lab: Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for the first master, then lets the other masters and the nodes join it.
-async fn start_others(lab: &Lab) -> anyhow::Result<Client> {
-    let Some(master) = lab.plan.masters().next() else { bail!("the lab has no master") };
+/// Waits for the founder, then lets the other masters and the nodes join it.
+async fn start_others(lab: &Lab, master: &Machine) -> anyhow::Result<Client> {
     let original = lab.plan.data_dir(master).join("admin.kubeconfig");
     let ours = lab.plan.dir.join("admin.kubeconfig");
     let client = loop {
@@ -119,10 +119,12 @@ async fn start_others(lab: &Lab) -> anyhow::Result<Client> {
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    let mut new = lab.plan.masters().skip(1).filter(|other| !lab.has_joined(other)).peekable();
+    let fresh = |other: &&Machine| *other != master && !lab.has_joined(other);
+    let mut new = lab.plan.masters().filter(fresh).peekable();
     if new.peek().is_some() {
         let token = token(Purpose::Master).await;
         for other in new {
+            forget(&ours, other).await?;
             lab.start(other, Some(&token))?;
         }
     }
@@ -139,6 +141,22 @@ async fn start_others(lab: &Lab) -> anyhow::Result<Client> {
         lab.start(node, Some(&token))?;
     }
     Ok(client)
+}
+
+/// Lets the group forget a master whose data is gone: it joins under a new id.
+async fn forget(kubeconfig: &Path, master: &Machine) -> anyhow::Result<()> {
+    let group = member::group(kubeconfig).await?;
+    if let Some(lost) = group.members.iter().find(|member| is_at(member, master)) {
+        member::remove(kubeconfig, lost.id)
+            .await
+            .with_context(|| format!("{} has lost its data and cannot be replaced", master.name))?;
+    }
+    Ok(())
+}
+
+fn is_at(member: &Member, machine: &Machine) -> bool {
+    let host = member.address.rsplit_once(':').map(|(host, _)| host);
+    host == Some(machine.address.to_string().as_str())
 }
 
 fn voters(group: &Group) -> usize {
@@ -193,12 +211,7 @@ async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
     };
     let group = timeout(STATUS_PATIENCE, member::group(&kubeconfig)).await;
     let members = group.ok().and_then(Result::ok).map_or_else(Vec::new, |group| group.members);
-    let member_of = |machine: &Machine| {
-        let address = machine.address.to_string();
-        members.iter().find(move |member| {
-            member.address.rsplit_once(':').is_some_and(|(host, _)| host == address)
-        })
-    };
+    let member_of = |machine: &Machine| members.iter().find(|member| is_at(member, machine));
     let led = members.iter().any(|member| member.leader);
     let rows: Vec<Row> = (lab.plan.machines.iter())
         .map(|machine| {

@@ -72,6 +72,11 @@ pub(super) async fn group(kubeconfig: &Path) -> anyhow::Result<Group> {
     ask(&token::client(kubeconfig)?, "GET", "").await
 }
 
+/// Removes a master from the group, at the one whose kubeconfig this is.
+pub(super) async fn remove(kubeconfig: &Path, id: u64) -> anyhow::Result<()> {
+    ask(&token::client(kubeconfig)?, "DELETE", &format!("/{id}")).await.map(drop)
+}
+
 async fn ask(client: &Client, method: &str, rest: &str) -> anyhow::Result<Group> {
     let request = http::Request::builder()
         .method(method)
