@@ -50,6 +50,7 @@ bench: deps images build ## Measure; bench/README.md says what and records resul
 	$(CARGO) run --release -p skiff-bench --bin store
 	$(CARGO) run --release -p skiff-bench --bin api
 	$(CARGO) run --release -p skiff-bench --bin failover
+	$(CARGO) run --release -p skiff-bench --bin idle
 
 deps:
 	@scripts/install-deps

@@ -22,13 +22,18 @@ pub fn written(pid: u32) -> anyhow::Result<u64> {
     Ok(line.trim().parse()?)
 }
 
-/// One entry of a process's memory, such as `Rss`, in MB.
-pub fn memory(pid: u32, entry: &str) -> anyhow::Result<f64> {
+/// Bytes of memory that are resident.
+pub fn resident(pid: u32) -> anyhow::Result<u64> {
+    memory(pid, "Rss")
+}
+
+/// One entry of a process's memory, such as `Private_Dirty`, in bytes.
+pub fn memory(pid: u32, entry: &str) -> anyhow::Result<u64> {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = rollup
         .lines()
         .find(|line| line.starts_with(&format!("{entry}:")))
         .context("no such entry")?;
-    let kilobytes: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
-    Ok(kilobytes * 1024.0 / 1e6)
+    let kibibytes: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    Ok(kibibytes * 1024)
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use skiff_bench::docker::{self, Pairs, Swarm};
 use skiff_bench::pods::{self, Pods};
 use skiff_bench::process;
-use skiff_bench::report::{head, row, spread};
+use skiff_bench::report::{head, megabytes, row, spread};
 
 #[derive(Parser)]
 struct Args {
@@ -48,7 +48,11 @@ fn main() -> anyhow::Result<()> {
     let swarm = Swarm::init()?;
     head();
     let agent = lab.agent()?;
-    row("agent, idle", &format!("{:.1} MB resident", process::memory(agent, "Rss")?), "25 MB");
+    row(
+        "agent, idle",
+        &format!("{:.1} MB resident", megabytes(process::resident(agent)?)),
+        "25 MB",
+    );
     for &count in &args.pods {
         side_by_side(pods, &swarm, count, args.rounds)?;
     }
@@ -155,7 +159,7 @@ fn probing(lab: &Lab, pods: Pods<'_>, seconds: u64) -> anyhow::Result<()> {
     let share = (process::cpu(agent)? - before).as_secs_f64() / seconds as f64 * 100.0;
     row(
         &format!("agent with 100 pods and 300 probes every 10 s, over {seconds} s"),
-        &format!("{share:.2}% of a core, {:.1} MB resident", process::memory(agent, "Rss")?),
+        &format!("{share:.2}% of a core, {:.1} MB resident", megabytes(process::resident(agent)?)),
         "2%, 40 MB",
     );
     pods.delete(100)?;

@@ -14,7 +14,7 @@ use clap::Parser;
 use skiff_bench::docker::Pairs;
 use skiff_bench::pods::Pods;
 use skiff_bench::process;
-use skiff_bench::report::{head, row, spread};
+use skiff_bench::report::{head, megabytes, row, spread};
 
 #[derive(Parser)]
 struct Args {
@@ -72,8 +72,8 @@ fn main() -> anyhow::Result<()> {
         "resident memory, idle",
         &format!(
             "{:.1} MB (of it private {:.1} MB)",
-            process::memory(pid, "Rss")?,
-            process::memory(pid, "Private_Dirty")?
+            megabytes(process::resident(pid)?),
+            megabytes(process::memory(pid, "Private_Dirty")?)
         ),
         "60 MB",
     );
@@ -98,12 +98,12 @@ fn main() -> anyhow::Result<()> {
         &format!("{pods_time:.2} s; bare Docker {bare:.2} s; ratio {:.2}", pods_time / bare),
         "1.5 × (later 1.2 ×)",
     );
-    row("resident memory after the pods", &format!("{:.1} MB", process::memory(pid, "Rss")?), "");
+    row(
+        "resident memory after the pods",
+        &format!("{:.1} MB", megabytes(process::resident(pid)?)),
+        "",
+    );
     Ok(())
-}
-
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }
 
 /// A `skiff up` in a folder of its own.

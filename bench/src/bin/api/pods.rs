@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use serde_json::json;
+use skiff_bench::report::mebibytes;
 use tokio::task::JoinSet;
 
 use crate::client::{Connection, Target, get, write};
@@ -54,12 +55,11 @@ pub(crate) async fn measure(
         task??;
     }
     let rate = count as f64 / begun.elapsed().as_secs_f64();
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let after = server.resident()?;
     println!(
         "{count} pods of {SIZE} bytes: created {rate:.0}/s; resident {:.1} MiB, before {:.1} MiB",
-        mib(after),
-        mib(before),
+        mebibytes(after),
+        mebibytes(before),
     );
     let (whole, _) = list(&mut connection, "").await?;
     ensure!(read(&whole)?["items"].as_array().map_or(0, Vec::len) >= count, "pods are missing");
@@ -73,7 +73,7 @@ pub(crate) async fn measure(
             millis / floor,
         );
     }
-    println!("resident after the lists: {:.1} MiB", mib(server.resident()?));
+    println!("resident after the lists: {:.1} MiB", mebibytes(server.resident()?));
     Ok(())
 }
 

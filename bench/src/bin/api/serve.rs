@@ -12,10 +12,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use nix::unistd::{SysconfVar, sysconf};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skiff_apiserver::{Config, pki};
+use skiff_bench::process;
 use skiff_store::{Store, StoreConfig};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -119,22 +119,12 @@ impl Process {
 
     /// CPU time used so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // The name in parentheses may hold anything; utime and stime are the
-        // 12th and 13th fields after it.
-        let rest = stat.rsplit_once(") ").context("an unreadable stat")?.1;
-        let fields = rest.split(' ').skip(11).take(2).map(str::parse::<u64>);
-        let ticks: u64 = fields.sum::<Result<_, _>>()?;
-        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock")?;
-        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+        process::cpu(self.pid)
     }
 
     /// Resident memory in bytes.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: u64 = line.context("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib * 1024)
+        process::resident(self.pid)
     }
 
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {

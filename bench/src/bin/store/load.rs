@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use skiff_bench::process;
+use skiff_bench::report::mebibytes;
 use tokio::task::JoinSet;
-
-use crate::process;
 
 /// Length of every value.
 const VALUE_BYTES: usize = 256;
@@ -132,7 +132,7 @@ pub(crate) async fn measure<C: Client>(
     let mut measured = run(clients, row, &written).await?;
     let written = written.load(Ordering::Relaxed);
     let only_follow = pids.get(1..).filter(|followers| !followers.is_empty()).unwrap_or(pids);
-    measured.rss_mib = mean(only_follow, process::rss_mib)?;
+    measured.rss_mib = mean(only_follow, |pid| process::resident(pid).map(mebibytes))?;
     if written > 0 {
         measured.disk_bytes_per_write = Some((disk_bytes(pids)? - before) / written as f64);
     }
@@ -153,7 +153,7 @@ fn mean(pids: &[u32], value: fn(u32) -> anyhow::Result<f64>) -> anyhow::Result<f
 }
 
 fn disk_bytes(pids: &[u32]) -> anyhow::Result<f64> {
-    mean(pids, process::disk_bytes)
+    mean(pids, |pid| process::written(pid).map(|bytes| bytes as f64))
 }
 
 fn key(number: usize) -> String {

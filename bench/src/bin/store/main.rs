@@ -17,7 +17,6 @@
 mod etcd;
 mod load;
 mod member;
-mod process;
 mod skiff;
 
 use std::path::PathBuf;
