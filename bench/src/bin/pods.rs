@@ -144,9 +144,9 @@ fn probing(lab: &Lab, pods: Pods<'_>, seconds: u64) -> anyhow::Result<()> {
         container["livenessProbe"] = json!({"tcpSocket": {"port": port}, "periodSeconds": 10});
         container
     };
-    let pod = |number: usize| {
+    let pod = |number: u32| {
         let mut containers = vec![probed("a", 8080)];
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             containers.push(probed("b", 8081));
         }
         pods::pod(&format!("probed-{number}"), containers)
