@@ -11,7 +11,9 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{
+    Container as ContainerSpec, ContainerStatus, EphemeralContainer, Pod, PodSpec,
+};
 
 use super::admit::Refusal;
 use super::resize::{Pending, restart_key};
@@ -364,6 +366,20 @@ pub fn all_containers(pod: &Pod) -> Vec<Cow<'_, ContainerSpec>> {
 /// The container of this name in a pod's spec.
 pub fn container_named<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, ContainerSpec>> {
     all_containers(pod).into_iter().find(|container| container.name == name)
+}
+
+/// What the API has of a container that has ended, and its exit code. It stays
+/// true when somebody removes the container, as those do who tidy up their
+/// Docker.
+pub fn known_end<'a>(pod: &'a Pod, name: &str) -> Option<(&'a ContainerStatus, i32)> {
+    let status = pod.status.as_ref()?;
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    let mut known = lists.into_iter().flatten().flatten().filter(|known| known.name == name);
+    known.find_map(|known| Some((known, known.state.as_ref()?.terminated.as_ref()?.exit_code)))
 }
 
 /// The pod's UID.

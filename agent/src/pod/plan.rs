@@ -16,10 +16,11 @@ pub use end::{SETTLE, spec_grace};
 use end::{plan_end, plan_finished, stop_all};
 
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, as_container, is_sidecar, spec, spec_hash,
+    Attempt, Failure, Observed, PULL_ERROR_SHOWN, as_container, is_sidecar, known_end, spec,
+    spec_hash,
 };
 use super::resize::other_limits;
-use super::restart::{is_once, prepares_again, restarts};
+use super::restart::{ended_for_good, is_once, prepares_again, restarts};
 use crate::runtime::{Limits, State, labels};
 
 /// What to do now, and when to look again without being woken.
@@ -156,6 +157,10 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
                 Some(code) if !wants_restart(pod, container, attempt, code) => failed |= code != 0,
                 _ => return None,
             },
+            // Somebody removed it afterwards; once is once all the same.
+            None if ended_for_good(pod, container) => {
+                failed |= known_end(pod, &container.name).is_some_and(|(_, code)| code != 0);
+            }
             // With its sandbox gone and no restart allowed it never will run.
             None if lost_sandbox && is_once(pod) && !observed.containers.is_empty() => {
                 failed = true
@@ -252,6 +257,12 @@ fn plan_init(pod: &Pod, observed: &Observed, now: Timestamp, plan: &mut Plan) ->
             }
             return false;
         }
+        if latest.is_none() && !observed.busy.contains_key(&container.name) {
+            // Also one that ran and was removed: what it prepared may have gone
+            // with it.
+            plan.start(container, None, observed, now);
+            return false;
+        }
         if latest.and_then(Attempt::exit_code) != Some(0) {
             plan.container(pod, container, observed, now);
             return false;
@@ -287,7 +298,9 @@ impl Plan {
             return;
         }
         let Some(latest) = observed.latest(name) else {
-            self.start(container, None, observed, now);
+            if !ended_for_good(pod, container) {
+                self.start(container, None, observed, now);
+            }
             return;
         };
         match &latest.container.state {

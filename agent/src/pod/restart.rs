@@ -6,7 +6,7 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
-use super::model::{is_sidecar, spec};
+use super::model::{is_sidecar, known_end, spec};
 
 /// When a container that ended is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,12 @@ pub fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
         Policy::OnFailure => exit_code != 0,
         Policy::Never => false,
     }
+}
+
+/// Whether a container that is no longer here has ended and is not started
+/// again, by what the API has of it.
+pub fn ended_for_good(pod: &Pod, container: &Container) -> bool {
+    known_end(pod, &container.name).is_some_and(|(_, code)| !restarts(pod, container, code))
 }
 
 fn applies(rule: &ContainerRestartRule, exit_code: i32) -> bool {

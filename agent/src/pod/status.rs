@@ -15,13 +15,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, all_containers, as_container, is_sidecar, spec,
-    uid,
+    Attempt, Failure, Observed, PULL_ERROR_SHOWN, all_containers, as_container, is_sidecar,
+    known_end, spec, uid,
 };
 use super::plan::{EVICTED, Outcome, is_pull, outcome};
 use super::resize::other_limits;
 use super::resources::qos_class;
-use super::restart::restarts;
+use super::restart::{ended_for_good, restarts};
 use crate::runtime::{State, labels};
 use crate::volume::is_deeply_read_only;
 
@@ -287,8 +287,8 @@ impl View<'_> {
     fn container(&self, container: &Container, init: bool) -> ContainerStatus {
         let latest = self.observed.latest(&container.name);
         if latest.is_none()
-            && (self.ended.is_some() || init)
-            && let Some(known) = self.known_end(&container.name)
+            && let Some((known, _)) = known_end(self.pod, &container.name)
+            && (init || self.ended.is_some() || ended_for_good(self.pod, container))
         {
             return known.clone();
         }
@@ -339,15 +339,6 @@ impl View<'_> {
             volume_mounts: mount_statuses(container),
             ..Default::default()
         }
-    }
-
-    /// What the API has of a container that has ended. It stays true although
-    /// somebody removed the container, as those do who tidy up their Docker.
-    fn known_end(&self, name: &str) -> Option<&ContainerStatus> {
-        let status = self.pod.status.as_ref()?;
-        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-        let mut known = all.filter(|known| known.name == name);
-        known.find(|known| known.state.as_ref().is_some_and(|state| state.terminated.is_some()))
     }
 
     /// What a container may use: what it asks for, or what it had until the

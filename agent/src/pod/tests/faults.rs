@@ -78,3 +78,31 @@ async fn a_ready_pod_that_is_deleted_serves_a_moment_longer() {
     assert!(asked.elapsed() >= settle, "{:?}", asked.elapsed());
     node.stop().await;
 }
+
+#[tokio::test]
+async fn what_ran_once_runs_once_although_somebody_tidies_up() {
+    let mut node = hollow().await;
+    let spec = json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "image": "img:1"}, {"name": "b", "image": "img:1"}]});
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    let ended = |index: usize| {
+        move |pod: &Value| {
+            pod["status"]["containerStatuses"][index]["state"]["terminated"].is_object()
+        }
+    };
+    let first = node.app("a").await;
+    node.runtime.exit(&first.id, 3);
+    node.until("a has ended", ended(0)).await;
+    node.runtime.remove(&first.id).await.unwrap();
+    // An agent that starts knows of it by the API only.
+    node.stop().await;
+    node.start();
+    node.runtime.exit(&node.app("b").await.id, 0);
+    let pod = node.until_phase("Failed").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
+    assert_eq!(pod["status"]["containerStatuses"][1]["state"]["terminated"]["exitCode"], 0);
+    let created = node.runtime.calls().into_iter().filter(|call| call.starts_with("create "));
+    assert_eq!(created.filter(|call| call.contains("_a_p_")).count(), 1);
+    node.stop().await;
+}
