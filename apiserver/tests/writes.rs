@@ -87,7 +87,8 @@ async fn unknown_and_repeated_fields_warn_by_default() {
     assert_eq!(answer.code, 201);
     assert_eq!(
         answer.warnings(),
-        [r#"299 - "duplicate field \"data.a\"""#, r#"299 - "unknown field \"dta\"""#]
+        [r#"299 - "unknown field \"dta\"""#, r#"299 - "duplicate field \"data.a\"""#],
+        "in the order of the body"
     );
     let strict = format!("{MAPS}?fieldValidation=Strict");
     let answer =
@@ -95,9 +96,62 @@ async fn unknown_and_repeated_fields_warn_by_default() {
     let message = answer.expect(400)["message"].as_str().unwrap().to_owned();
     assert!(
         message
-            .ends_with("strict decoding error: duplicate field \"data.a\", unknown field \"dta\""),
+            .ends_with("strict decoding error: unknown field \"dta\", duplicate field \"data.a\""),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn every_way_to_write_tells_of_fields_that_stand_twice() {
+    let server = start().await;
+    server.post(MAPS, configmap("m")).await.expect(201);
+    let one = format!("{MAPS}/m");
+    let merge = r#"{"data": {"a": "1", "a": "2"}, "extra": {"b": 1, "b": 2}}"#;
+    let json = r#"[{"op": "add", "op": "add", "path": "/data", "value": {}, "odd": 1}]"#;
+    let twice = r#"duplicate field "data.a", duplicate field "extra.b", unknown field "extra""#;
+    let cases = [
+        (
+            Method::PUT,
+            "application/yaml",
+            "data: {a: '1', a: '2'}\nextra: {}\n",
+            400,
+            r#"key "a" already set in map, unknown field "extra""#,
+        ),
+        (Method::PATCH, "application/merge-patch+json", merge, 422, twice),
+        (Method::PATCH, "application/strategic-merge-patch+json", merge, 422, twice),
+        (
+            Method::PATCH,
+            "application/json-patch+json",
+            json,
+            422,
+            r#"json patch duplicate field "[0].op", json patch unknown field "[0].odd""#,
+        ),
+        (
+            Method::PATCH,
+            "application/apply-patch+yaml",
+            "apiVersion: v1\nkind: ConfigMap\ndata: {a: '1', a: '2'}\n",
+            400,
+            r#"error strict decoding YAML: key "a" already set in map"#,
+        ),
+    ];
+    for (method, media, body, code, why) in cases {
+        let options = |level: &str| format!("{one}?fieldManager=t&fieldValidation={level}");
+        let send = async |level: &str| {
+            server.send(method.clone(), &options(level), &[("content-type", media)], body).await
+        };
+        let refused = send("Strict").await.expect(code);
+        let message = refused["message"].as_str().unwrap();
+        assert!(message.ends_with(why), "{media}: {message}");
+        assert_eq!(server.get(&one).await.expect(200)["data"], configmap("m")["data"], "{media}");
+        let dry = format!("{}&dryRun=All&force=true", options("Warn"));
+        let dry = if media.contains("apply") { dry } else { dry.replace("&force=true", "") };
+        let warned = server.send(method.clone(), &dry, &[("content-type", media)], body).await;
+        assert_eq!(warned.code, 200, "{media}: {}", warned.body);
+        assert_eq!(warned.warnings().len(), why.matches(", ").count() + 1, "{media}");
+        let ignored = dry.replace("=Warn", "=Ignore");
+        let ignored = server.send(method, &ignored, &[("content-type", media)], body).await;
+        assert_eq!(ignored.warnings(), Vec::<String>::new(), "{media}");
+    }
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub use prepare::{InitialStatus, Rules};
-pub use strict::duplicate_fields;
+pub use strict::{duplicate_field, duplicate_fields, field_problems, unknown_field};
 pub use typed::{Typed, ValidateUpdate};
 
 /// Verbs of a kind that is stored and can be changed in every way.

@@ -9,10 +9,11 @@ use skiff_api::managed::{self as rules, KUBECTL, Managers};
 use skiff_api::meta;
 use skiff_api::shape::Struct;
 
+use super::body::{self, Source};
 use super::create::set_namespace;
 use super::managed::{self, Hand};
 use super::update::part_of;
-use super::{Call, Registry, Reply, body, object};
+use super::{Call, Registry, Reply, object};
 use crate::authz::Attributes;
 use crate::status::ApiError;
 
@@ -207,24 +208,24 @@ fn read(call: &Call, bytes: &Bytes, warnings: &mut Vec<String>) -> Result<Value,
     let is_json = bytes.trim_ascii_start().starts_with(b"{");
     let refuse = |why: &str| ApiError::bad_request(format!("error decoding YAML: {why}"));
     // What looks like JSON may be YAML's flow style all the same.
-    let (value, json) = match is_json.then(|| body::parse_json(bytes)) {
-        Some(Ok(value)) => (value, true),
-        _ => (body::parse_yaml(bytes).map_err(|error| refuse(&error.message))?, false),
+    let (value, source) = match is_json.then(|| body::parse_json(bytes)) {
+        Some(Ok(value)) => (value, Source::Json(bytes)),
+        _ => {
+            let document = body::parse_yaml(bytes).map_err(|error| refuse(&error.message))?;
+            (document.value, Source::Yaml(document.twice))
+        }
     };
     if !value.is_object() {
         return Err(refuse("the configuration is not an object"));
     }
     let validation = call.options.field_validation.0;
-    if json && validation != FieldValidation::Ignore {
-        let repeated = skiff_api::catalogue::duplicate_fields(bytes);
-        let problems: Vec<String> =
-            repeated.iter().map(|path| format!("duplicate field {path:?}")).collect();
-        if validation == FieldValidation::Strict && !problems.is_empty() {
-            let why = problems.join(", ");
-            return Err(ApiError::bad_request(format!("error strict decoding YAML: {why}")));
-        }
-        warnings.extend(problems);
-    }
+    let problems = match validation {
+        FieldValidation::Ignore => Vec::new(),
+        // Fields that the type does not have are refused in any case.
+        FieldValidation::Warn | FieldValidation::Strict => source.problems(&[]),
+    };
+    body::judge(validation, problems, warnings)
+        .map_err(|why| ApiError::bad_request(format!("error strict decoding YAML: {why}")))?;
     Ok(value)
 }
 

@@ -5,8 +5,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
+use skiff_api::catalogue::{FieldValidation, field_problems, unknown_field};
 
-use super::yaml;
+use super::yaml::{self, Document};
 use crate::protobuf;
 use crate::status::ApiError;
 
@@ -56,35 +57,67 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// A body as a value with the JSON it was read from, if it was JSON.
-pub(crate) struct Parsed {
+/// What `fieldValidation` makes of complaints: nothing, warnings, or the text
+/// of a refusal.
+pub(super) fn judge(
+    validation: FieldValidation,
+    problems: Vec<String>,
+    warnings: &mut Vec<String>,
+) -> Result<(), String> {
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => warnings.extend(problems),
+        FieldValidation::Strict if problems.is_empty() => {}
+        FieldValidation::Strict => return Err(problems.join(", ")),
+    }
+    Ok(())
+}
+
+/// A body as a value, and what there is to say of its fields.
+pub(crate) struct Parsed<'a> {
     /// The value.
     pub(crate) value: Value,
-    /// Keys that stood twice in one object; only looked for when wanted.
-    pub(crate) duplicates: Vec<String>,
+    pub(crate) source: Source<'a>,
+}
+
+/// What complaints about fields are found in.
+pub(crate) enum Source<'a> {
+    /// The text itself.
+    Json(&'a [u8]),
+    /// The keys that stood twice in one object.
+    Yaml(Vec<String>),
+    /// Numbers have no names to misspell.
+    Protobuf,
+}
+
+impl Source<'_> {
+    /// The complaints about a body of whose fields the type does not know
+    /// `unknown`, in upstream's words and order.
+    pub(crate) fn problems(&self, unknown: &[String]) -> Vec<String> {
+        let told = unknown.iter().map(|path| unknown_field(path));
+        match self {
+            Self::Json(bytes) => field_problems(bytes, unknown),
+            Self::Yaml(twice) => {
+                let twice = twice.iter().map(|key| format!("key {key:?} already set in map"));
+                twice.chain(told).collect()
+            }
+            Self::Protobuf => told.collect(),
+        }
+    }
 }
 
 /// Reads JSON or YAML, as the content type says; without one the body is JSON.
-pub(crate) fn parse(
-    headers: &HeaderMap,
-    bytes: &[u8],
-    find_duplicates: bool,
-) -> Result<Parsed, ApiError> {
+pub(crate) fn parse<'a>(headers: &HeaderMap, bytes: &'a [u8]) -> Result<Parsed<'a>, ApiError> {
     match media_type(headers).as_str() {
         "" | "application/json" | "*/*" => {
-            let value = parse_json(bytes)?;
-            let duplicates = if find_duplicates {
-                skiff_api::catalogue::duplicate_fields(bytes)
-            } else {
-                Vec::new()
-            };
-            Ok(Parsed { value, duplicates })
+            Ok(Parsed { value: parse_json(bytes)?, source: Source::Json(bytes) })
         }
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
-            Ok(Parsed { value: parse_yaml(bytes)?, duplicates: Vec::new() })
+            let Document { value, twice } = parse_yaml(bytes)?;
+            Ok(Parsed { value, source: Source::Yaml(twice) })
         }
         protobuf::MEDIA_TYPE => match protobuf::decode(bytes) {
-            Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
+            Ok(value) => Ok(Parsed { value, source: Source::Protobuf }),
             Err(error) => Err(ApiError::bad_request(error.to_string())),
         },
         _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
@@ -96,8 +129,8 @@ pub(crate) fn peek(headers: &HeaderMap, bytes: &[u8]) -> Option<Value> {
     match media_type(headers) {
         _ if bytes.is_empty() => None,
         patch if patch.ends_with("+json") => parse_json(bytes).ok(),
-        apply if apply.ends_with("+yaml") => parse_yaml(bytes).ok(),
-        _ => parse(headers, bytes, false).ok().map(|parsed| parsed.value),
+        apply if apply.ends_with("+yaml") => parse_yaml(bytes).ok().map(|document| document.value),
+        _ => parse(headers, bytes).ok().map(|parsed| parsed.value),
     }
 }
 
@@ -114,7 +147,7 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 /// Reads YAML within bounds; see [`yaml`].
-pub(crate) fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
+pub(crate) fn parse_yaml(bytes: &[u8]) -> Result<Document, ApiError> {
     yaml::parse(bytes)
         .map_err(|why| ApiError::bad_request(format!("error converting YAML to JSON: {why}")))
 }
@@ -133,16 +166,19 @@ mod tests {
     #[test]
     fn json_and_yaml_are_read_and_nothing_else() {
         let yaml = b"a: 1\nb: [x, true]\n3: y\n";
-        let parsed = parse(&with_type("application/yaml; charset=utf-8"), yaml, false).unwrap();
+        let parsed = parse(&with_type("application/yaml; charset=utf-8"), yaml).unwrap();
         assert_eq!(parsed.value, json!({"a": 1, "b": ["x", true], "3": "y"}));
-        let twice = parse(&with_type("application/json"), br#"{"a":1,"a":2}"#, true).unwrap();
-        assert_eq!(twice.duplicates, ["a"]);
+        let twice = parse(&with_type("application/json"), br#"{"a":1,"a":2}"#).unwrap();
+        assert_eq!(twice.source.problems(&[]), [r#"duplicate field "a""#]);
+        let twice = parse(&with_type("application/yaml"), b"{a: 1, a: 2, x: 1}").unwrap();
+        let problems = twice.source.problems(&["x".to_owned()]);
+        assert_eq!(problems, [r#"key "a" already set in map"#, r#"unknown field "x""#]);
         for (media, code) in [
             ("application/vnd.kubernetes.protobuf", 400),
             ("text/plain", 415),
             ("application/json", 400),
         ] {
-            let error = parse(&with_type(media), b"\x00k8s", false).err().unwrap();
+            let error = parse(&with_type(media), b"\x00k8s").err().unwrap();
             assert_eq!(error.code.as_u16(), code);
         }
     }

@@ -234,7 +234,7 @@ async fn read_options(call: &Call, body: Body) -> Result<DeleteOptions, ApiError
     };
     let (mut policy, mut orphan) = (query.propagation_policy.clone(), query.orphan_dependents);
     if !bytes.is_empty() {
-        let value = body::parse(&call.headers, &bytes, false)?.value;
+        let value = body::parse(&call.headers, &bytes)?.value;
         read_delete_options(&value, &mut options)?;
         let text = value.get("propagationPolicy").and_then(Value::as_str);
         policy = text.map(str::to_owned).or(policy);

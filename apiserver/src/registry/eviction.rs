@@ -41,7 +41,7 @@ impl Registry {
     /// POST of an Eviction.
     pub(super) async fn evict(&self, call: &Call, body: Body) -> Result<Response<Body>, ApiError> {
         let bytes = body::read(body).await?;
-        let eviction = body::parse(&call.headers, &bytes, false)?.value;
+        let eviction = body::parse(&call.headers, &bytes)?.value;
         let name = call.info.name.as_str();
         if !matches!(object::meta(&eviction, "name"), "" | "*")
             && object::meta(&eviction, "name") != name

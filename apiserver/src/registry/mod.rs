@@ -69,9 +69,10 @@ pub(crate) mod fuzzing {
     pub(crate) fn parse(
         headers: &http::HeaderMap,
         bytes: &[u8],
-        find_duplicates: bool,
     ) -> Result<serde_json::Value, crate::status::ApiError> {
-        super::body::parse(headers, bytes, find_duplicates).map(|parsed| parsed.value)
+        let parsed = super::body::parse(headers, bytes)?;
+        parsed.source.problems(&[]);
+        Ok(parsed.value)
     }
 }
 
@@ -206,8 +207,7 @@ impl Registry {
         warnings: &mut Vec<String>,
     ) -> Result<Value, ApiError> {
         let validation = call.options.field_validation.0;
-        let parsed = body::parse(&call.headers, bytes, validation != FieldValidation::Ignore)?;
-        let mut object = parsed.value;
+        let body::Parsed { value: mut object, source } = body::parse(&call.headers, bytes)?;
         expect_type(call.resource, &mut object)?;
         let list = managed::take(&mut object);
         let unknown = call
@@ -215,18 +215,13 @@ impl Registry {
             .decode(&mut object)
             .map_err(|why| cannot_be_handled(call.resource, &why))?;
         managed::put(&mut object, list);
-        let mut problems: Vec<String> =
-            parsed.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
-        problems.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
-        match validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => warnings.extend(problems),
-            FieldValidation::Strict if problems.is_empty() => {}
-            FieldValidation::Strict => {
-                let why = format!("strict decoding error: {}", problems.join(", "));
-                return Err(cannot_be_handled(call.resource, &why));
-            }
-        }
+        let problems = match validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn | FieldValidation::Strict => source.problems(&unknown),
+        };
+        body::judge(validation, problems, warnings).map_err(|why| {
+            cannot_be_handled(call.resource, &format!("strict decoding error: {why}"))
+        })?;
         Ok(object)
     }
 

@@ -4,7 +4,9 @@
 use axum::body::Body;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
-use skiff_api::catalogue::{FieldError, FieldReason, FieldValidation};
+use skiff_api::catalogue::{
+    FieldError, FieldReason, FieldValidation, duplicate_field, duplicate_fields, unknown_field,
+};
 use skiff_api::patch::{MAX_OPERATIONS, PatchError, apply_json, apply_merge, apply_strategic};
 use skiff_api::shape::Struct;
 
@@ -16,6 +18,9 @@ const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 pub(super) const APPLY: &str = "application/apply-patch+yaml";
+
+/// Fields of an operation of a JSON patch.
+const OPERATION: [&str; 4] = ["from", "op", "path", "value"];
 
 /// A patch as it was sent.
 pub(super) enum Patch {
@@ -32,6 +37,10 @@ impl Registry {
             return self.apply(call, &bytes).await;
         }
         let patch = Patch::parse(&call.headers, &bytes)?;
+        let repeated = match call.options.field_validation.0 {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn | FieldValidation::Strict => patch.problems(&bytes),
+        };
         let name = call.info.name.as_str();
         let mut warnings = Vec::new();
         let part = part_of(call);
@@ -46,7 +55,9 @@ impl Registry {
             }
             keep_identity(&mut new, old)?;
             let list = managed::take(&mut new);
-            warnings = decode(call, &mut new)?;
+            // A lost race begins again.
+            warnings.clear();
+            decode(call, &mut new, &repeated, &mut warnings)?;
             managed::put(&mut new, list);
             Ok(new)
         };
@@ -56,23 +67,22 @@ impl Registry {
 }
 
 /// Reads a patched object in its own shape and leaves it in the stored one.
-fn decode(call: &Call, new: &mut Value) -> Result<Vec<String>, ApiError> {
-    let patched = match call.options.field_validation.0 {
+/// `repeated` is what there is to say of the patch itself.
+fn decode(
+    call: &Call,
+    new: &mut Value,
+    repeated: &[String],
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let validation = call.options.field_validation.0;
+    let patched = match validation {
         FieldValidation::Strict => new.to_string(),
         _ => String::new(),
     };
     let unknown = call.resource.decode(new).map_err(|why| invalid_patch(&patched, &why))?;
-    let problems: Vec<String> =
-        unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-    match call.options.field_validation.0 {
-        FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Warn => Ok(problems),
-        FieldValidation::Strict if problems.is_empty() => Ok(Vec::new()),
-        FieldValidation::Strict => {
-            let why = format!("strict decoding error: {}", problems.join(", "));
-            Err(invalid_patch(&patched, &why))
-        }
-    }
+    let unknown = unknown.iter().map(|path| unknown_field(path));
+    body::judge(validation, repeated.iter().cloned().chain(unknown).collect(), warnings)
+        .map_err(|why| invalid_patch(&patched, &format!("strict decoding error: {why}")))
 }
 
 /// A patch cannot rename an object or change its type.
@@ -122,6 +132,28 @@ impl Patch {
             MERGE => Ok(Self::Merge(object(body::parse_json(bytes)?)?)),
             STRATEGIC => Ok(Self::Strategic(object(body::parse_json(bytes)?)?)),
             _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC, APPLY])),
+        }
+    }
+
+    /// What there is to say of the fields of the patch, which was read from
+    /// `bytes`.
+    fn problems(&self, bytes: &[u8]) -> Vec<String> {
+        let repeated = duplicate_fields(bytes);
+        match self {
+            Self::Json(operations) => {
+                let at = |(nth, operation): (usize, &Value)| {
+                    let fields = operation.as_object().into_iter().flat_map(|map| map.keys());
+                    let unknown = fields.filter(|field| !OPERATION.contains(&field.as_str()));
+                    unknown.map(|field| unknown_field(&format!("[{nth}].{field}"))).collect()
+                };
+                let operations = operations.as_array().into_iter().flatten().enumerate();
+                let unknown = operations.flat_map(|operation| -> Vec<String> { at(operation) });
+                let repeated = repeated.iter().map(|path| duplicate_field(path));
+                repeated.chain(unknown).map(|problem| format!("json patch {problem}")).collect()
+            }
+            Self::Merge(_) | Self::Strategic(_) => {
+                repeated.iter().map(|path| duplicate_field(path)).collect()
+            }
         }
     }
 

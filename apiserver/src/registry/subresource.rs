@@ -106,7 +106,7 @@ impl Registry {
             _ => None,
         };
         let put = match patch {
-            None => Some(body::parse(&call.headers, &bytes, false)?.value),
+            None => Some(body::parse(&call.headers, &bytes)?.value),
             Some(_) => None,
         };
         let stored = call.stored;
@@ -154,7 +154,7 @@ impl Registry {
         pod: &str,
         bytes: &Bytes,
     ) -> Result<Response<Body>, ApiError> {
-        let binding = body::parse(&call.headers, bytes, false)?.value;
+        let binding = body::parse(&call.headers, bytes)?.value;
         let pods = catalogue::find("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
         let mut call = call.with_name(pod);
         call.resource = pods;
@@ -174,7 +174,7 @@ impl Registry {
         body: Body,
     ) -> Result<Response<Body>, ApiError> {
         let bytes = body::read(body).await?;
-        let binding = body::parse(&call.headers, &bytes, false)?.value;
+        let binding = body::parse(&call.headers, &bytes)?.value;
         let pod = object::meta(&binding, "name").to_owned();
         if pod.is_empty() {
             return Err(ApiError::bad_request("metadata.name: Required value: the pod to bind"));
@@ -185,7 +185,7 @@ impl Registry {
     /// POST of a TokenRequest.
     async fn token(&self, call: &Call, body: Body) -> Result<Response<Body>, ApiError> {
         let bytes = body::read(body).await?;
-        let request = body::parse(&call.headers, &bytes, false)?.value;
+        let request = body::parse(&call.headers, &bytes)?.value;
         if !request.is_object() {
             return Err(ApiError::bad_request("expected a TokenRequest"));
         }

@@ -9,7 +9,7 @@
 //! so its time grows with the square of the depth. Depth is therefore bounded
 //! before it sees the text.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{
@@ -31,14 +31,31 @@ const TEXT: usize = super::body::LIMIT;
 /// they may also stand in a string; see [`opens_too_much`].
 const OPEN: usize = 10_000;
 
+/// Keys that stand twice in one object and are told of; a text can have
+/// thousands.
+const TWICE: usize = 100;
+
+/// A document.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// What it says.
+    pub(crate) value: Value,
+    /// Keys that stood twice in one object, of which the last one counts.
+    pub(crate) twice: Vec<String>,
+}
+
 /// Reads one document.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Value, String> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Document, String> {
     if opens_too_much(bytes) {
         return Err(TOO_LARGE.to_owned());
     }
     let budget = Budget { nodes: Cell::new(NODES), text: Cell::new(TEXT) };
-    let node = Node { budget: &budget, depth: 0 };
-    node.deserialize(serde_yaml::Deserializer::from_slice(bytes)).map_err(|err| err.to_string())
+    let twice = RefCell::default();
+    let node = Node { budget: &budget, twice: &twice, depth: 0 };
+    let value = node
+        .deserialize(serde_yaml::Deserializer::from_slice(bytes))
+        .map_err(|err| err.to_string())?;
+    Ok(Document { value, twice: twice.into_inner() })
 }
 
 const TOO_LARGE: &str = "document is nested too deep or too large";
@@ -74,6 +91,7 @@ impl Budget {
 #[derive(Clone, Copy)]
 struct Node<'a> {
     budget: &'a Budget,
+    twice: &'a RefCell<Vec<String>>,
     depth: usize,
 }
 
@@ -155,7 +173,11 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Value::Bool(key) => key.to_string(),
                 _ => return Err(A::Error::custom("a key is not a text")),
             };
-            object.insert(key, entries.next_value_seed(inner)?);
+            let value = entries.next_value_seed(inner)?;
+            if object.contains_key(&key) && self.twice.borrow().len() < TWICE {
+                self.twice.borrow_mut().push(key.clone());
+            }
+            object.insert(key, value);
         }
         Ok(Value::Object(object))
     }
@@ -182,8 +204,14 @@ mod tests {
             "a": 1, "b": ["x", true, null, -2, 1.5, 18_446_744_073_709_551_615_u64], "3": "y",
             "c": {"d": "e"}, "f": {"d": "e"}, "g": "h", "i": "j\nk\n",
         });
-        assert_eq!(parse(text).unwrap(), expected);
-        assert_eq!(parse(b"").unwrap(), Value::Null);
+        let document = parse(text).unwrap();
+        assert_eq!((document.value, document.twice), (expected, Vec::new()));
+        assert_eq!(parse(b"").unwrap().value, Value::Null);
+        let document = parse(b"a: 1\nb: {c: 1, c: 2}\na: 3\n").unwrap();
+        assert_eq!(document.value, json!({"a": 3, "b": {"c": 2}}));
+        assert_eq!(document.twice, ["c", "a"]);
+        let many: String = (0..2 * TWICE).map(|n| format!("k{n}: 1\nk{n}: 2\n")).collect();
+        assert_eq!(parse(many.as_bytes()).unwrap().twice.len(), TWICE);
     }
 
     #[test]
