@@ -10,16 +10,17 @@ const CONTAINERS: Column = wide("Containers", "Names of the containers in the te
 const IMAGES: Column = wide("Images", "Images of the containers in the template.");
 const SELECTOR: Column = wide("Selector", "Labels that the pods have.");
 
+/// The columns of a kind that makes pods from a template: its name, its own, its
+/// age, and what [`with_template`] fills in.
+macro_rules! templated {
+    ($($own:expr),+ $(,)?) => { &[NAME, $($own,)+ AGE, CONTAINERS, IMAGES, SELECTOR] };
+}
+
 pub(crate) static DEPLOYMENT: Printer = Printer {
-    columns: &[
-        NAME,
+    columns: templated![
         text("Ready", "Pods that are ready, of those wanted."),
         integer("Up-to-date", "Pods of the newest template."),
         integer("Available", "Pods that have been ready for long enough."),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
     ],
     row: |object, now| {
         let status = &object["status"];
@@ -35,15 +36,10 @@ pub(crate) static DEPLOYMENT: Printer = Printer {
 };
 
 pub(crate) static REPLICA_SET: Printer = Printer {
-    columns: &[
-        NAME,
+    columns: templated![
         integer("Desired", "Pods that are wanted."),
         integer("Current", "Pods that exist."),
         integer("Ready", "Pods that are ready."),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
     ],
     row: |object, now| replicas(object, now, selector(&object["spec"]["selector"])),
 };
@@ -68,18 +64,13 @@ pub(crate) static STATEFUL_SET: Printer = Printer {
 };
 
 pub(crate) static DAEMON_SET: Printer = Printer {
-    columns: &[
-        NAME,
+    columns: templated![
         integer("Desired", "Nodes that should run a pod."),
         integer("Current", "Nodes that run a pod and should."),
         integer("Ready", "Pods that are ready."),
         integer("Up-to-date", "Pods of the newest template."),
         integer("Available", "Pods that have been ready for long enough."),
         text("Node Selector", "Labels of the nodes."),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
     ],
     row: |object, now| {
         let status = &object["status"];
@@ -98,15 +89,10 @@ pub(crate) static DAEMON_SET: Printer = Printer {
 };
 
 pub(crate) static JOB: Printer = Printer {
-    columns: &[
-        NAME,
+    columns: templated![
         text("Status", "Whether the job runs, or how it ended."),
         text("Completions", "Pods that succeeded, of those needed."),
         text("Duration", "Time from start to end, or to now."),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
     ],
     row: |object, now| {
         let cells = vec![
@@ -121,17 +107,12 @@ pub(crate) static JOB: Printer = Printer {
 };
 
 pub(crate) static CRON_JOB: Printer = Printer {
-    columns: &[
-        NAME,
+    columns: templated![
         text("Schedule", "When jobs start, in cron's notation."),
         text("Timezone", "Time zone of the schedule."),
         column("Suspend", "boolean", 0, "Whether no more jobs start."),
         integer("Active", "Jobs that run."),
         text("Last Schedule", "Time since a job was started."),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
     ],
     row: |object, now| {
         let (spec, status) = (&object["spec"], &object["status"]);

@@ -21,16 +21,9 @@ pub fn replica_set_create(set: &ReplicaSet) -> Vec<FieldError> {
 pub fn replica_set_update(new: &ReplicaSet, old: &ReplicaSet, part: Part) -> Vec<FieldError> {
     check_update(&new.metadata, &old.metadata, |errors| {
         if part == Part::Status {
-            let status = or_default(&new.status);
-            replica_status(
-                errors,
-                status.replicas,
-                &[
-                    ("fullyLabeledReplicas", status.fully_labeled_replicas),
-                    ("readyReplicas", status.ready_replicas),
-                    ("availableReplicas", status.available_replicas),
-                ],
-            );
+            let of = or_default(&new.status);
+            let parts = [of.fully_labeled_replicas, of.ready_replicas, of.available_replicas];
+            set_status(errors, of.replicas, parts);
             return;
         }
         let (new, old) = (or_default(&new.spec), or_default(&old.spec));
@@ -61,16 +54,9 @@ pub fn replication_controller_update(
 ) -> Vec<FieldError> {
     check_update(&new.metadata, &old.metadata, |errors| {
         if part == Part::Status {
-            let status = or_default(&new.status);
-            replica_status(
-                errors,
-                status.replicas,
-                &[
-                    ("fullyLabeledReplicas", status.fully_labeled_replicas),
-                    ("readyReplicas", status.ready_replicas),
-                    ("availableReplicas", status.available_replicas),
-                ],
-            );
+            let of = or_default(&new.status);
+            let parts = [of.fully_labeled_replicas, of.ready_replicas, of.available_replicas];
+            set_status(errors, of.replicas, parts);
         } else {
             replication_controller_spec(errors, &or_default(&new.spec));
         }
@@ -98,4 +84,18 @@ fn replicated(
         None => errors.required(&SPEC.child("template"), ""),
         Some(template) => replica_template(errors, template, selector, replicas),
     }
+}
+
+/// The counts in the status of both.
+fn set_status(
+    errors: &mut Errors,
+    replicas: i32,
+    [fully_labeled, ready, available]: [Option<i32>; 3],
+) {
+    let parts = [
+        ("fullyLabeledReplicas", fully_labeled),
+        ("readyReplicas", ready),
+        ("availableReplicas", available),
+    ];
+    replica_status(errors, replicas, &parts);
 }
