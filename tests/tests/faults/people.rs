@@ -55,6 +55,9 @@ pub(crate) struct Seat {
     pub(crate) kubeconfig: PathBuf,
     /// `https://…` of each master that is asked.
     pub(crate) masters: Vec<String>,
+    /// Its master may receive a snapshot from others, after which it has no
+    /// history to go on from: a watch then begins anew with a list.
+    pub(crate) lists_again: bool,
 }
 
 impl Seat {
@@ -95,7 +98,15 @@ enum Call {
     /// At this revision, or unconditionally.
     Delete(Option<u64>),
     Get,
-    List,
+    /// The newest state, or whatever the master has.
+    List(Freshness),
+}
+
+/// What a list has to show.
+#[derive(Debug, Clone, Copy)]
+enum Freshness {
+    Newest,
+    Any,
 }
 
 impl Call {
@@ -109,7 +120,7 @@ impl Call {
             11 => Self::Delete(None),
             12 => Self::Delete(modified),
             13..17 => Self::Get,
-            _ => Self::List,
+            _ => Self::List(Freshness::Newest),
         }
     }
 
@@ -117,7 +128,7 @@ impl Call {
     fn asked(self, key: &str, number: usize) -> Asked {
         let condition = match self {
             Self::Get => return Asked::Get(key.into()),
-            Self::List => return Asked::Read,
+            Self::List(_) => return Asked::Read,
             Self::Create => Compare::Absent(key.into()),
             Self::Replace(Some(seen)) | Self::Delete(Some(seen)) => {
                 Compare::Unchanged(key.into(), Revision(seen))
@@ -161,8 +172,12 @@ impl Call {
                 Answer::Deleted(uid.unwrap_or_default())
             }
             Self::Get => Answer::Told(Told::Got(api.get_opt(key).await?.as_ref().map(entry))),
-            Self::List => {
-                let list = api.list(&ListParams::default().labels(LABEL)).await?;
+            Self::List(freshness) => {
+                let ours = ListParams::default().labels(LABEL);
+                let list = match freshness {
+                    Freshness::Newest => api.list(&ours).await?,
+                    Freshness::Any => api.list(&ours.match_any()).await?,
+                };
                 let entries = list.items.iter().map(|map| {
                     let (revision, value) = entry(map);
                     (map.metadata.name.clone().unwrap_or_default(), revision, value)
@@ -233,11 +248,11 @@ struct Caller {
 }
 
 impl Caller {
-    /// Calls until told to stop.
-    async fn run(mut self, stop: Arc<AtomicBool>) {
+    /// Calls what `choose` says until told to stop.
+    async fn run(mut self, stop: Arc<AtomicBool>, choose: fn(&mut StdRng, Option<u64>) -> Call) {
         while !stop.load(Ordering::Relaxed) {
             let key = KEYS[self.rng.random_range(0..KEYS.len())];
-            let call = Call::choose(&mut self.rng, self.modified.get(key).copied());
+            let call = choose(&mut self.rng, self.modified.get(key).copied());
             self.call(call, key).await;
             // Leaves something of the machine to the masters.
             sleep(Duration::from_millis(self.rng.random_range(1..10))).await;
@@ -311,6 +326,7 @@ struct Watcher {
     /// What was told since the last time that a stretch was complete.
     stretch: Stretch,
     goal: watch::Receiver<Option<Goal>>,
+    lists_again: bool,
     /// Why the last watch ended.
     complaint: String,
 }
@@ -357,9 +373,29 @@ impl Watcher {
                 WatchEvent::Bookmark(mark) => {
                     self.complete(number_in(&mark.metadata.resource_version));
                 }
+                WatchEvent::Error(status) if status.code == 410 && self.lists_again => {
+                    self.complete(self.stretch.to);
+                    return self.list_again(api).await;
+                }
                 WatchEvent::Error(status) => return self.ended(format!("{status:?}")),
             }
         }
+    }
+
+    /// Leaves out what happened since, as others have seen it.
+    async fn list_again(&mut self, api: &Api<ConfigMap>) -> Result<bool, String> {
+        let list = Call::List(Freshness::Newest);
+        let number = self.recorder.begin(|number| list.asked("", number));
+        let answer = match timeout(PATIENCE, list.send(api, "", number)).await {
+            Ok(Ok(answer)) => answer,
+            _ => Answer::Told(Told::Nothing),
+        };
+        if let Answer::Told(Told::Read { revision, .. }) = &answer {
+            println!("        a watch is too old at {}, goes on at {revision}", self.stretch.to);
+            self.stretch = Stretch { after: *revision, to: *revision, told: Vec::new() };
+        }
+        self.recorder.answer(number, answer);
+        self.ended("the list did not help".into())
     }
 
     fn tell(&mut self, map: &ConfigMap, deleted: bool) {
@@ -419,17 +455,27 @@ impl People {
         let (goal, goal_rx) = watch::channel(None);
         let callers = seats.iter().zip(seed..).map(|(seat, seed)| {
             let (recorder, stop) = (recorder.clone(), stop.clone());
-            seat.take(move |apis| caller(apis, recorder, seed).run(stop))
+            seat.take(move |apis| caller(apis, recorder, seed).run(stop, Call::choose))
         });
         let watchers = seats.iter().map(|seat| {
             let (recorder, goal) = (recorder.clone(), goal_rx.clone());
             let stretch = Stretch { after: from, to: from, told: Vec::new() };
+            let lists_again = seat.lists_again;
             seat.take(move |apis| {
-                Watcher { apis, recorder, stretch, goal, complaint: String::new() }.run()
+                let complaint = String::new();
+                Watcher { apis, recorder, stretch, goal, lists_again, complaint }.run()
             })
         });
         let (callers, watchers) = (callers.collect(), watchers.collect());
         Self { seats: seats.to_vec(), recorder, stop, goal, callers, watchers }
+    }
+
+    /// Seats somebody who takes whatever the master has for the newest state,
+    /// which it need not be.
+    pub(crate) fn seat_a_believer(&mut self, seat: &Seat) {
+        let (recorder, stop) = (self.recorder.clone(), self.stop.clone());
+        let believe = |_: &mut StdRng, _| Call::List(Freshness::Any);
+        self.callers.push(seat.take(move |apis| caller(apis, recorder, 0).run(stop, believe)));
     }
 
     /// Calls that were told of their effect so far.
@@ -452,7 +498,7 @@ impl People {
                     let mut caller = caller(apis, recorder, number as u64);
                     let key = |attempt| format!("last-{number}-{attempt}");
                     caller.insist(Call::Create, key).await?;
-                    caller.insist(Call::List, |_| String::new()).await
+                    caller.insist(Call::List(Freshness::Newest), |_| String::new()).await
                 })
             })
             .collect();
