@@ -13,7 +13,7 @@ use std::sync::Arc;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams};
-use kube::core::{Selector, SelectorExt};
+use kube::core::Selector;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -45,7 +45,7 @@ pub(crate) fn plan_claim<T: Resource>(
     let mut claim = Claim { owned: Vec::new(), adopt: Vec::new(), release: Vec::new() };
     for candidate in candidates {
         let object = candidate.meta();
-        let matches = !selector.selects_all() && selector.matches(meta::labels(object));
+        let matches = meta::selects(selector, object);
         match meta::controller_of(object) {
             Some(owner) if owner.uid != uid => {}
             Some(_) if matches => claim.owned.push(candidate),

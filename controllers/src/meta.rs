@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 use kube::Resource;
 use kube::api::Preconditions;
-use kube::core::Selector;
+use kube::core::{Selector, SelectorExt};
 
 use crate::error::Error;
 
@@ -154,6 +154,12 @@ pub(crate) fn reference(
 pub(crate) fn selector(selector: &LabelSelector) -> Result<Selector, Error> {
     Selector::try_from(selector.clone())
         .map_err(|err| Error::Invalid(format!("label selector: {err}")))
+}
+
+/// Whether a workload's selector takes an object with these labels in. An empty
+/// selector takes nothing: it would take everything there is.
+pub(crate) fn selects(selector: &Selector, meta: &ObjectMeta) -> bool {
+    !selector.selects_all() && selector.matches(labels(meta))
 }
 
 /// The present moment, cut to the whole seconds that API objects keep.

@@ -307,11 +307,8 @@ impl Deployments {
 }
 
 fn selects(deployment: &Deployment, set: &ReplicaSet) -> bool {
-    use kube::core::SelectorExt;
     let Some(spec) = &deployment.spec else { return false };
-    meta::selector(&spec.selector).is_ok_and(|selector| {
-        !selector.selects_all() && selector.matches(meta::labels(&set.metadata))
-    })
+    meta::selector(&spec.selector).is_ok_and(|selector| meta::selects(&selector, &set.metadata))
 }
 
 impl Controller for Deployments {

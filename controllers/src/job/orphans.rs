@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::core::SelectorExt;
 
 use super::plan::TRACKING;
 use crate::meta;
@@ -49,8 +48,7 @@ fn adopts(job: &Job, pod: &Pod) -> bool {
     let Some(Ok(selector)) = selector.map(meta::selector) else { return false };
     !meta::is_deleting(&job.metadata)
         && !meta::is_deleting(&pod.metadata)
-        && !selector.selects_all()
-        && selector.matches(meta::labels(&pod.metadata))
+        && meta::selects(&selector, &pod.metadata)
 }
 
 #[cfg(test)]

@@ -168,11 +168,9 @@ fn adopters<'a, O: Replicated>(
     sets: &Cache<O>,
     pod: &'a Pod,
 ) -> impl Iterator<Item = Key> + use<'a, O> {
-    use kube::core::SelectorExt;
     sets.in_namespace(meta::namespace(&pod.metadata)).into_iter().filter_map(|set| {
         let selector = set.selector().ok()?;
-        let selects = !selector.selects_all() && selector.matches(meta::labels(&pod.metadata));
-        selects.then(|| Key::of(set.meta()))
+        meta::selects(&selector, &pod.metadata).then(|| Key::of(set.meta()))
     })
 }
 
