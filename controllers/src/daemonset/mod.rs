@@ -82,10 +82,10 @@ impl DaemonSets {
         });
         let (tx, sets) = (queue.clone(), caches.daemon_sets.clone());
         caches.nodes.subscribe(move |old, new| {
-            let view = |node: &Arc<Node>| {
-                let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone());
-                (node.metadata.labels.clone(), taints)
-            };
+            fn view(node: &Arc<Node>) -> impl PartialEq {
+                let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref());
+                (meta::labels(&node.metadata), taints)
+            }
             // Heartbeats are no concern of ours.
             if old.map(view) != new.map(view) {
                 sets.all().iter().for_each(|set| tx.add(Key::of(&set.metadata)));

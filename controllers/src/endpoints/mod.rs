@@ -71,18 +71,18 @@ fn services_of(
 /// Whether the pod changed in anything that endpoints show. Pods change often
 /// in ways that they do not.
 fn concerns_endpoints(old: &Pod, new: &Pod) -> bool {
-    let view = |pod: &Pod| {
+    fn view(pod: &Pod) -> impl PartialEq {
         let status = pod.status.as_ref();
         (
-            pod.metadata.labels.clone(),
+            meta::labels(&pod.metadata),
             meta::is_deleting(&pod.metadata),
             crate::pods::is_ready(pod),
             crate::pods::is_terminal(pod),
-            status.and_then(|status| status.pod_ip.clone()),
-            status.and_then(|status| status.pod_ips.clone()),
-            crate::pods::node_name(pod).to_owned(),
+            status.and_then(|status| status.pod_ip.as_deref()),
+            status.and_then(|status| status.pod_ips.as_deref()),
+            crate::pods::node_name(pod),
         )
-    };
+    }
     view(old) != view(new)
 }
 

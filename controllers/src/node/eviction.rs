@@ -49,9 +49,10 @@ impl TaintEvictions {
         let (tx, nodes) = (queue.clone(), context.caches.nodes.clone());
         context.caches.pods.subscribe(move |old, new| {
             let Some(pod) = new else { return };
-            let view =
-                |pod: &Arc<Pod>| (pods::node_name(pod).to_owned(), tolerations(pod).to_vec());
-            if old.is_none_or(|old| view(old) != view(pod))
+            let moved = |old: &Arc<Pod>| {
+                pods::node_name(old) != pods::node_name(pod) || tolerations(old) != tolerations(pod)
+            };
+            if old.is_none_or(moved)
                 && let Some(node) = nodes.get(&Key::new("", pods::node_name(pod)))
                 && !evicting(&node).is_empty()
             {
@@ -110,9 +111,9 @@ impl Controller for TaintEvictions {
 }
 
 /// The node's taints that send pods away.
-fn evicting(node: &Node) -> Vec<Taint> {
+fn evicting(node: &Node) -> Vec<&Taint> {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    taints.filter(|taint| taint.effect == "NoExecute").cloned().collect()
+    taints.filter(|taint| taint.effect == "NoExecute").collect()
 }
 
 fn tolerations(pod: &Pod) -> &[Toleration] {
@@ -130,7 +131,7 @@ enum Stay {
 /// How long a pod with these `tolerations` may stay on a node with these
 /// taints. The first taint to lose patience decides; for one taint, the
 /// toleration that ends first does.
-fn plan_eviction(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
+fn plan_eviction(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
     let mut stay = Stay::ForGood;
     for taint in taints {
         let mut matching =
@@ -230,6 +231,7 @@ mod tests {
             ),
         ];
         for (name, taints, tolerations, expected) in cases {
+            let taints: Vec<&Taint> = taints.iter().collect();
             assert_eq!(plan_eviction(&taints, &tolerations, at(100)), expected, "{name}");
         }
     }
