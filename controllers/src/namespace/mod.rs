@@ -206,10 +206,19 @@ impl Left {
         if let Some(failure) = self.deletion_failures.first() {
             return format!("content that could not be deleted: {failure}");
         }
-        let part = |(resource, count): (&String, &usize)| {
-            format!("{resource} has {count} resource instances")
-        };
-        self.resources.iter().map(part).collect::<Vec<_>>().join(", ")
+        self.remaining()
+    }
+
+    /// `pods. has 2 resource instances`, for each resource.
+    fn remaining(&self) -> String {
+        let counted = |(resource, count)| format!("{resource} has {count} resource instances");
+        self.resources.iter().map(counted).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `example.com/hold in 1 resource instances`, for each finalizer.
+    fn held(&self) -> String {
+        let counted = |(name, count)| format!("{name} in {count} resource instances");
+        self.finalizers.iter().map(counted).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -224,74 +233,50 @@ fn plan_conditions(
     left: &Left,
     now: jiff::Timestamp,
 ) -> Vec<NamespaceCondition> {
-    let finalizers: Vec<String> = left
-        .finalizers
-        .iter()
-        .map(|(name, count)| format!("{name} in {count} resource instances"))
-        .collect();
+    let refused = (!left.deletion_failures.is_empty()).then(|| {
+        let (count, failures) = (left.deletion_failures.len(), left.deletion_failures.join(", "));
+        format!("Failed to delete all resource types, {count} remaining: {failures}")
+    });
+    let remaining = (!left.resources.is_empty())
+        .then(|| format!("Some resources are remaining: {}", left.remaining()));
+    let held = (!left.finalizers.is_empty()).then(|| {
+        format!("Some content in the namespace has finalizers remaining: {}", left.held())
+    });
+    // Type; the trouble, if there is any, and its reason; reason and message
+    // when there is none.
     let desired = [
-        match &left.discovery_failure {
-            Some(failure) => {
-                ("NamespaceDeletionDiscoveryFailure", true, "DiscoveryFailed", failure.clone())
-            }
-            None => (
-                "NamespaceDeletionDiscoveryFailure",
-                false,
-                "ResourcesDiscovered",
-                "All resources successfully discovered".to_owned(),
-            ),
-        },
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            (left.discovery_failure.clone(), "DiscoveryFailed"),
+            ("ResourcesDiscovered", "All resources successfully discovered"),
+        ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
-            false,
-            "ParsedGroupVersions",
-            "All legacy kube types successfully parsed".to_owned(),
+            (None, "GroupVersionParsingFailed"),
+            ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
         ),
-        if left.deletion_failures.is_empty() {
-            (
-                "NamespaceDeletionContentFailure",
-                false,
-                "ContentDeleted",
-                "All content successfully deleted, may be waiting on finalization".to_owned(),
-            )
-        } else {
-            let message = format!(
-                "Failed to delete all resource types, {} remaining: {}",
-                left.deletion_failures.len(),
-                left.deletion_failures.join(", ")
-            );
-            ("NamespaceDeletionContentFailure", true, "ContentDeletionFailed", message)
-        },
-        if left.resources.is_empty() {
-            (
-                "NamespaceContentRemaining",
-                false,
-                "ContentRemoved",
-                "All content successfully removed".to_owned(),
-            )
-        } else {
-            let resources: Vec<String> = left
-                .resources
-                .iter()
-                .map(|(resource, count)| format!("{resource} has {count} resource instances"))
-                .collect();
-            let message = format!("Some resources are remaining: {}", resources.join(", "));
-            ("NamespaceContentRemaining", true, "SomeResourcesRemain", message)
-        },
-        if finalizers.is_empty() {
-            let message = "All content-preserving finalizers finished".to_owned();
-            ("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", message)
-        } else {
-            let message = format!(
-                "Some content in the namespace has finalizers remaining: {}",
-                finalizers.join(", ")
-            );
-            ("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", message)
-        },
+        (
+            "NamespaceDeletionContentFailure",
+            (refused, "ContentDeletionFailed"),
+            ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+        ),
+        (
+            "NamespaceContentRemaining",
+            (remaining, "SomeResourcesRemain"),
+            ("ContentRemoved", "All content successfully removed"),
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            (held, "SomeFinalizersRemain"),
+            ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        ),
     ];
     let mut conditions = known.conditions.clone().unwrap_or_default();
-    for (type_, holds, reason, message) in desired {
-        let status = if holds { "True" } else { "False" };
+    for (type_, (trouble, why), (fine, all_is_well)) in desired {
+        let (status, reason, message) = match trouble {
+            Some(trouble) => ("True", why, trouble),
+            None => ("False", fine, all_is_well.to_owned()),
+        };
         let old = conditions.iter().find(|condition| condition.type_ == type_);
         let since = old
             .filter(|old| old.status == status)
