@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -159,6 +160,7 @@ spec:
     - {name: tool, mountPath: /tool}
     - {name: tool, mountPath: /part, subPath: bin}
     - {name: host, mountPath: /plain, readOnly: true}
+    - {name: above, mountPath: /sub, subPath: outer}
     - {name: host, mountPath: /deep, readOnly: true, recursiveReadOnly: Enabled}
   volumes:
   - name: scratch
@@ -168,14 +170,61 @@ spec:
         spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
   - {name: tool, image: {reference: "skiff-example/busybox:latest", pullPolicy: Never}}
   - {name: host, hostPath: {path: /dev}}
+  - {name: above, hostPath: {path: MOUNTED}}
 "#;
+
+/// A folder of the machine with a mount in a mount that is shared, as all are
+/// where systemd made them.
+struct Shared(tempfile::TempDir);
+
+impl Shared {
+    fn new() -> Self {
+        let shared = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir(shared.outer()).unwrap();
+        let mount = |words: &[&str]| {
+            let mut command = Command::new("mount");
+            command.args(words);
+            run(command, None).ok()
+        };
+        let (outer, inner) = (shared.outer(), shared.inner());
+        mount(&["-t", "tmpfs", "skiff-e2e", outer.to_str().unwrap()]);
+        mount(&["--make-shared", outer.to_str().unwrap()]);
+        std::fs::create_dir(&inner).unwrap();
+        mount(&["-t", "tmpfs", "skiff-e2e", inner.to_str().unwrap()]);
+        shared
+    }
+
+    fn outer(&self) -> PathBuf {
+        self.0.path().join("outer")
+    }
+
+    fn inner(&self) -> PathBuf {
+        self.outer().join("inner")
+    }
+
+    fn is_whole(&self) -> bool {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        points.any(|point| Path::new(point) == self.inner())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut command = Command::new("umount");
+        command.arg("-R").arg(self.outer());
+        run(command, None);
+    }
+}
 
 #[test]
 fn some_volumes_come_with_their_pod() {
     let lab = Lab::up(1);
     let create = |text: &str| lab.kubectl_with(&["apply", "-f", "-"], text).ok();
+    let shared = Shared::new();
     let inside = |command: &str| lab.kubectl(&["exec", "own", "--", "sh", "-c", command]);
-    create(OWN);
+    let own = OWN.replace("MOUNTED", shared.0.path().to_str().unwrap());
+    create(&own);
     lab.kubectl(&["wait", "--for=condition=Ready", "pod/own", "--timeout=60s"]).ok();
 
     step("a claim was made for it");
@@ -202,7 +251,7 @@ fn some_volumes_come_with_their_pod() {
 
     step("a claim that is somebody else's is not taken");
     create(&claim("other-scratch", ""));
-    create(&OWN.replace("name: own", "name: other"));
+    create(&own.replace("name: own", "name: other"));
     lab.wait("why it waits", LIMIT, &["describe", "pod", "other"], |said| {
         said.contains(
             "PVC default/other-scratch was not created for pod default/other (pod is not owner)",
@@ -211,7 +260,7 @@ fn some_volumes_come_with_their_pod() {
     assert_eq!(field(&lab, "pod/other", ".status.phase"), "Pending");
 
     step("an image that is nowhere shows at the containers");
-    let nowhere = OWN
+    let nowhere = own
         .replace("name: own", "name: none")
         .replace("\"skiff-example/busybox:latest\"", "none:1");
     create(&nowhere);
@@ -219,8 +268,10 @@ fn some_volumes_come_with_their_pod() {
         said.contains("ErrImageNeverPull")
     });
 
-    step("the claims go with their pods, the other one stays");
+    step("the claims go with their pods, the other one and what is the host's stay");
+    assert!(inside("ls /sub").ok().contains("inner") && shared.is_whole());
     lab.kubectl(&["delete", "pod", "--all", "--now"]).ok();
+    assert!(shared.is_whole());
     lab.wait("only one claim is left", LIMIT, &["get", "pvc", "--no-headers"], |said| {
         said.lines().count() == 1 && said.starts_with("other-scratch")
     });

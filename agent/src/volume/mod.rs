@@ -268,37 +268,15 @@ pub async fn container_mounts(
             (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, get)),
             _ => None,
         };
-        let target = || {
-            let place = pod_dir.join("subpaths").join(&mount.name).join(&container.name);
-            place.join(index.to_string())
-        };
-        let path = match sub {
-            None if is_deeply_read_only(mount) => {
-                let (target, root) = (target(), volume.path.clone());
-                blocking(move || subpath::bind_whole(&root, &target).map(|()| target))
-                    .await
-                    .map_err(|error| {
-                        format!(
-                            "failed to prepare volumeMount \"{}\" of container \"{}\": {error}",
-                            mount.name, container.name
-                        )
-                    })?
-            }
-            None => volume.path.clone(),
-            Some(sub) => {
-                let (target, root) = (target(), volume.path.clone());
-                let read_only = volume.read_only;
-                blocking(move || subpath::bind(&root, Path::new(&sub), &target, read_only).map(|()| target))
-                    .await
-                    .map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name))?
-            }
-        };
-        if is_deeply_read_only(mount) {
-            let path = path.clone();
-            blocking(move || mounts::make_read_only(&path)).await.map_err(|error| {
-                format!("volumeMount \"{}\" cannot be read-only in depth: {error}", mount.name)
-            })?;
-        }
+        let what = if sub.is_some() { "subPath for volumeMount" } else { "volumeMount" };
+        let place = pod_dir.join("subpaths").join(&mount.name).join(&container.name);
+        let path =
+            source_of(volume, sub, is_deeply_read_only(mount), place.join(index.to_string()))
+                .await
+                .map_err(|error| {
+                    let (name, container) = (&mount.name, &container.name);
+                    format!("failed to prepare {what} {name:?} of container {container:?}: {error}")
+                })?;
         found.push(Mount {
             source: path.to_string_lossy().into_owned(),
             target: mount.mount_path.clone(),
@@ -313,6 +291,31 @@ pub async fn container_mounts(
     Ok(found)
 }
 
+/// Where Docker finds what a container mounts: the volume itself or, in `place`,
+/// a part of it, or the whole made read-only in depth.
+async fn source_of(
+    volume: &Prepared,
+    sub: Option<String>,
+    deep: bool,
+    place: PathBuf,
+) -> std::io::Result<PathBuf> {
+    if sub.is_none() && !deep {
+        return Ok(volume.path.clone());
+    }
+    let Prepared { path: root, read_only } = volume.clone();
+    blocking(move || {
+        match sub {
+            Some(sub) => subpath::bind(&root, Path::new(&sub), &place, read_only)?,
+            None => subpath::bind_whole(&root, &place)?,
+        }
+        if deep {
+            mounts::make_read_only(&place)?;
+        }
+        Ok(place)
+    })
+    .await
+}
+
 /// Whether what is mounted below the volume is to be read-only as well, which
 /// Docker before version 25 does not do by itself.
 pub(crate) fn is_deeply_read_only(mount: &VolumeMount) -> bool {
@@ -323,14 +326,7 @@ pub(crate) fn is_deeply_read_only(mount: &VolumeMount) -> bool {
 /// Removes a pod's folder and everything mounted below it.
 pub async fn remove(pod_dir: &Path) -> std::io::Result<()> {
     let dir = pod_dir.to_path_buf();
-    blocking(move || {
-        mounts::unmount_below(&dir)?;
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    })
-    .await
+    blocking(move || mounts::remove_tree(&dir)).await
 }
 
 /// The first bytes of a file that a container can write to, and with that make

@@ -38,18 +38,41 @@ pub fn ensure_tmpfs(dir: &Path, mode: u32, size: Option<i64>) -> io::Result<()> 
     })
 }
 
-/// Unmounts everything at or below `dir`, innermost first.
-pub fn unmount_below(dir: &Path) -> io::Result<()> {
+/// Removes a folder with all that is mounted in it, and nothing of what the
+/// host has mounted elsewhere. One that is not there is removed.
+///
+/// All of it happens where the mounts were made: an agent of a lab may see a
+/// mount still that is gone there, and would remove the host's files in it.
+pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
     in_host_namespace(|| {
-        let mut points: Vec<_> =
-            mount_points()?.into_iter().filter(|point| point.starts_with(dir)).collect();
-        points.reverse();
-        for point in points {
-            // Lazily: a process that still has it open must not keep the pod.
-            umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+        unmount_below(dir)?;
+        if mount_points()?.iter().any(|point| point.starts_with(dir)) {
+            let message = format!("something is mounted in {}", dir.display());
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
-        Ok(())
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     })
+}
+
+/// Unmounts everything at or below `dir`, innermost first.
+fn unmount_below(dir: &Path) -> io::Result<()> {
+    let mut points: Vec<_> =
+        mount_points()?.into_iter().filter(|point| point.starts_with(dir)).collect();
+    // A copy of a mount that is shared with the host's would take what is
+    // mounted there along: of a hostPath, the host's own.
+    for point in &points {
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(None::<&str>, point, None::<&str>, private, None::<&str>)?;
+    }
+    points.reverse();
+    for point in points {
+        // Lazily: a process that still has it open must not keep the pod.
+        umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    Ok(())
 }
 
 /// Makes all mounts at and below `dir` read-only, and keeps from it what others
