@@ -1,109 +1,36 @@
-//! The handle that everybody holds.
+//! The handle that everybody holds. `config` says how a store is opened,
+//! `launch` starts what works for it.
 
+mod config;
+mod launch;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::backup::Backup;
-use crate::core::{Core, CoreParts, TICK};
 use crate::disk;
-use crate::driver::{Driver, QUEUE, Request};
+use crate::driver::{QUEUE, Request};
 use crate::etcd::{self, EtcdConfig};
-use crate::group::FIRST;
-use crate::history::History;
-use crate::keeper::{self, MemoryKeeper, StateKeeper};
-use crate::log::LogStore;
-use crate::log::memory::MemoryLog;
-use crate::machine::Machine;
-use crate::members::{Change, Contact, Members};
+use crate::members::{Change, Members};
 use crate::peers::memory::MemoryNetwork;
-use crate::peers::stream::{PeerConfig, PeerError, Streams};
-use crate::peers::{Alone, Transport};
+use crate::peers::stream::{PeerError, Streams};
 use crate::sealing::Sealer;
 use crate::stats::{MemberStatus, Stats};
 use crate::types::{Committed, KeyRange, Leadership, Revision, StoreError, Txn};
 use crate::validate::{Limits, validate};
-use crate::view::{Applied, Shared, Snapshot, View};
+use crate::view::{Shared, Snapshot};
 use crate::watch::Watch;
 use crate::wire;
-
-/// How a store is opened.
-#[derive(Clone)]
-pub struct StoreConfig {
-    /// The directory that the store owns alone. Made if missing.
-    pub dir: PathBuf,
-    /// Encrypts values marked `sealed`. A directory opens only with the key it
-    /// was made with.
-    pub sealing_key: [u8; 32],
-    /// How long watches can resume. Default: five minutes.
-    pub history_window: Duration,
-    /// Memory that replaced values may take in the history window; above it
-    /// the window becomes shorter. Default: 64 MiB.
-    pub history_bytes: usize,
-    /// Largest transaction, keys and values together. Default: 4 MiB.
-    pub max_txn_bytes: usize,
-    /// How long a commit or a most recent read waits for the group.
-    /// Default: 10 s.
-    pub request_timeout: Duration,
-    /// Log written before a snapshot replaces it; more if the state itself is
-    /// larger. Default: 8 MiB.
-    pub snapshot_log_bytes: u64,
-    /// Log that a member of a group keeps behind its snapshot: whoever is less
-    /// far behind catches up by it, others by the snapshot. Default: 8 MiB.
-    pub kept_log_bytes: u64,
-    /// How this member and its peers find each other. Default: it has none.
-    pub peers: Option<PeerConfig>,
-    /// The id that a group has given to this member. Says that a new directory
-    /// joins that group instead of beginning one; ignored in any other.
-    pub joined_as: Option<u64>,
-    /// After the loss of a quorum for good: this member becomes a new group of
-    /// one with what it holds. What others acknowledged and it never received
-    /// is lost, and those others must never be started again. Default: false.
-    pub force_new_group: bool,
-}
-
-impl StoreConfig {
-    /// The defaults for a store in `dir`.
-    pub fn new(dir: impl Into<PathBuf>, sealing_key: [u8; 32]) -> Self {
-        Self {
-            dir: dir.into(),
-            sealing_key,
-            history_window: Duration::from_secs(300),
-            history_bytes: 64 << 20,
-            max_txn_bytes: 4 << 20,
-            request_timeout: Duration::from_secs(10),
-            snapshot_log_bytes: 8 << 20,
-            kept_log_bytes: 8 << 20,
-            peers: None,
-            joined_as: None,
-            force_new_group: false,
-        }
-    }
-
-    /// Most bytes that the directory takes while live keys and values take
-    /// `state_bytes`, however often they are written.
-    pub fn disk_bound(&self, state_bytes: u64) -> u64 {
-        keeper::disk_bound(state_bytes, self.snapshot_log_bytes, self.kept_log_bytes)
-    }
-}
-
-impl std::fmt::Debug for StoreConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The sealing key stays out of logs.
-        f.debug_struct("StoreConfig").field("dir", &self.dir).finish_non_exhaustive()
-    }
-}
+pub use config::StoreConfig;
+pub(crate) use launch::{KeeperStart, Parts};
+use launch::{Launch, in_memory, start};
 
 /// A revisioned key-value store. Clones share one store; it closes when asked
 /// to, or when the last clone is gone.
@@ -122,25 +49,6 @@ struct Inner {
     /// The driver's thread, until somebody has joined it.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
-
-/// What a driver is started from.
-pub(crate) struct Parts<L> {
-    pub(crate) member: u64,
-    pub(crate) log: L,
-    pub(crate) machine: Machine,
-    pub(crate) applied: Applied,
-    pub(crate) history: History,
-    pub(crate) keeper: KeeperStart,
-    /// See [`StoreConfig::kept_log_bytes`].
-    pub(crate) kept_log_bytes: u64,
-    /// Keeps the directory to this process; given back after all files are
-    /// closed.
-    pub(crate) lock: Option<File>,
-}
-
-/// Starts the keeper once there is something shared to keep.
-pub(crate) type KeeperStart =
-    Box<dyn FnOnce(Arc<Shared>) -> Result<Box<dyn StateKeeper>, StoreError> + Send>;
 
 impl Store {
     /// Opens the store in `config.dir`, or makes a new one. When this returns,
@@ -410,184 +318,5 @@ impl Store {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("revision", &self.revision()).finish_non_exhaustive()
-    }
-}
-
-/// The parts of a member without a disk.
-fn in_memory(
-    member: u64,
-    members: Members,
-    config: &StoreConfig,
-) -> Result<Parts<MemoryLog>, StoreError> {
-    let mut log = MemoryLog::default();
-    log.initialize(&members).map_err(|error| StoreError::Disk(error.to_string()))?;
-    Ok(Parts {
-        member,
-        log,
-        machine: Machine::default(),
-        applied: Applied { position: FIRST, members: Arc::new(members) },
-        history: History::new(Revision(0), config.history_window, config.history_bytes),
-        keeper: Box::new(|_| Ok(Box::new(MemoryKeeper))),
-        kept_log_bytes: keeper::MEMORY_KEPT_BYTES,
-        lock: None,
-    })
-}
-
-/// What a store is told beside its parts.
-struct Launch {
-    sealer: Arc<Sealer>,
-    limits: Limits,
-    request_timeout: Duration,
-    /// Where peers find this member.
-    contact: Option<Contact>,
-    transport: Arc<dyn Transport>,
-    /// The same, if it takes streams from outside.
-    streams: Option<Arc<Streams>>,
-}
-
-impl Launch {
-    fn new(config: &StoreConfig) -> Result<Self, StoreError> {
-        let sealer = Sealer::new(&config.sealing_key)
-            .map_err(|error| StoreError::Invalid(error.to_string()))?;
-        Ok(Self {
-            sealer: Arc::new(sealer),
-            limits: Limits { txn_bytes: config.max_txn_bytes },
-            request_timeout: config.request_timeout,
-            contact: None,
-            transport: Arc::new(Alone),
-            streams: None,
-        })
-    }
-}
-
-/// Starts the driver's thread, which opens its parts itself: opening waits for
-/// the disk.
-async fn start<L: LogStore>(
-    launch: Launch,
-    open: impl FnOnce() -> Result<Parts<L>, StoreError> + Send + 'static,
-) -> Result<Store, StoreError> {
-    let (requests_tx, mut requests_rx) = mpsc::channel(QUEUE);
-    let (ready_tx, ready_rx) = oneshot::channel();
-    let Launch { sealer, limits, request_timeout, contact, transport, streams } = launch;
-    let incoming = requests_tx.downgrade();
-    let patience = request_timeout.as_millis().div_ceil(TICK.as_millis()) as u64;
-    let wiring = Wiring { sealer: sealer.clone(), patience, contact, transport, incoming };
-    let runtime = Handle::current();
-    let thread = std::thread::Builder::new()
-        .name("skiff-store".into())
-        .spawn(move || match prepare(open, wiring) {
-            Ok(Prepared { mut driver, shared, lock }) => {
-                // Declared after the driver, so that a panic is noted before
-                // its callers learn that nobody answers.
-                let end = End(shared.clone());
-                // If nobody waits for the store any more, it closes at once.
-                let _ = ready_tx.send(Ok(shared));
-                let (result, closer) = driver.run(&mut requests_rx, &runtime);
-                end.note(&result);
-                drop(driver);
-                drop(lock);
-                drop(requests_rx);
-                if let Some(closer) = closer {
-                    // The closer may have stopped waiting.
-                    let _ = closer.send(result);
-                }
-            }
-            Err(error) => {
-                let _ = ready_tx.send(Err(error));
-            }
-        })
-        .map_err(|error| {
-            StoreError::Unavailable(format!("cannot start the store's thread: {error}"))
-        })?;
-    let shared = ready_rx
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Disk("the store did not survive its start".into())))?;
-    let thread = Mutex::new(Some(thread));
-    Ok(Store {
-        inner: Arc::new(Inner {
-            shared,
-            sealer,
-            requests_tx,
-            limits,
-            request_timeout,
-            streams,
-            thread,
-        }),
-    })
-}
-
-/// What the driver's thread puts its parts together with.
-struct Wiring {
-    sealer: Arc<Sealer>,
-    patience: u64,
-    contact: Option<Contact>,
-    transport: Arc<dyn Transport>,
-    incoming: mpsc::WeakSender<Request>,
-}
-
-/// A driver that has applied everything it may. A group of one leads.
-struct Prepared<L: LogStore> {
-    driver: Driver<L>,
-    shared: Arc<Shared>,
-    lock: Option<File>,
-}
-
-fn prepare<L: LogStore>(
-    open: impl FnOnce() -> Result<Parts<L>, StoreError>,
-    wiring: Wiring,
-) -> Result<Prepared<L>, StoreError> {
-    let Parts { member, log, machine, applied, history, keeper, kept_log_bytes, lock } = open()?;
-    let shared = Arc::new(Shared::new(View {
-        snapshot: Snapshot::new(machine.entries().clone(), machine.revision()),
-        digest: machine.digest(),
-        bytes: machine.bytes(),
-        applied: applied.clone(),
-        history,
-    }));
-    shared.counters.member.store(member, Ordering::Relaxed);
-    shared.counters.loaded_index.store(applied.position.index, Ordering::Relaxed);
-    let core = Core::new(CoreParts {
-        member,
-        run: rand::random(),
-        seed: rand::random(),
-        patience: wiring.patience,
-        contact: wiring.contact,
-        log,
-        machine,
-        applied,
-        keeper: keeper(shared.clone())?,
-        kept_log_bytes,
-        sealer: wiring.sealer,
-        shared: shared.clone(),
-    })?;
-    wiring.transport.begin(member, wiring.incoming);
-    let mut driver = Driver::new(core, shared.clone(), wiring.transport);
-    driver.start()?;
-    Ok(Prepared { driver, shared, lock })
-}
-
-/// Tells everybody why the driver ended, even if it panicked.
-struct End(Arc<Shared>);
-
-impl End {
-    fn note(&self, result: &Result<(), StoreError>) {
-        let end = match result {
-            Ok(()) => StoreError::Closed,
-            Err(error) => {
-                tracing::error!(%error, "the store has failed");
-                error.clone()
-            }
-        };
-        self.0
-            .ended_tx
-            .send_if_modified(|ended| ended.is_none().then(|| *ended = Some(end)).is_some());
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.note(&Err(StoreError::Disk("the store's driver panicked".into())));
-        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Client;
+use super::client::{Client, revision};
 use super::grpc::CallError;
 use super::proto::{
     CREATED, Compare, EQUAL, KeyValue, LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE,
@@ -132,7 +132,7 @@ impl Candidate {
             failure: Vec::new(),
         };
         let answer = self.in_time(self.client.txn(&request)).await?;
-        let at = super::revision(answer.header)?;
+        let at = revision(answer.header)?;
         let me = Leader { member: self.member, term: at.0 };
         // Nobody leads before having seen everything that the last leader did.
         let until = if answer.succeeded { Some(me) } else { None };

@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::client::{Client, revision};
 use super::grpc::CallError;
 use super::lead::{Leader, Seen};
 use super::proto::{self, CompactRequest, Nothing, RangeRequest, WatchCreate, WatchRequest};
-use super::{Client, EtcdConfig, end, entry, revision};
+use super::writer::entry;
+use super::{EtcdConfig, end};
 use crate::history::History;
 use crate::log::Position;
 use crate::machine::{Entries, Machine};

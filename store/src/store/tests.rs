@@ -4,8 +4,14 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState};
 
 use super::*;
-use crate::log::{LogError, Position};
+use crate::group::FIRST;
+use crate::history::History;
+use crate::keeper::MemoryKeeper;
+use crate::log::memory::MemoryLog;
+use crate::log::{LogError, LogStore, Position};
+use crate::machine::Machine;
 use crate::types::{Draft, Key, Write};
+use crate::view::Applied;
 
 /// A log whose disk is full after some appends, or stuck for a while.
 struct Faulty {
