@@ -9,7 +9,7 @@
 //! What holds secrets lies in memory (tmpfs), never on the disk. Mounts are
 //! made in the machine's own mount namespace, where Docker looks.
 //!
-//! An image volume is a copy ([`image`]), made once for the pod.
+//! An image volume is a copy (`image`), made once for the pod.
 //!
 //! Left out: network storage. A claim is served when its volume is a folder on
 //! this machine ([`persistent`]).
