@@ -1,6 +1,6 @@
 //! What every cluster starts with: namespaces, the API's own Service, the DNS
-//! Service, the system priority classes, the storage class of local folders,
-//! and an APIService for each group version.
+//! Service, the range of service addresses, the system priority classes, the
+//! storage class of local folders, and an APIService for each group version.
 //!
 //! Goes through the API like everybody else. Each object is compared with what
 //! is there and written only where it differs, so a restart writes nothing
@@ -64,6 +64,7 @@ fn plan(config: &Config, masters: &[SocketAddr]) -> Vec<Desired> {
         ));
     }
     plan.extend(kubernetes_service(config, masters));
+    plan.push(service_range(config));
     plan.push(dns_service(config));
     plan.push(local_class());
     plan
@@ -129,6 +130,15 @@ fn kubernetes_service(config: &Config, masters: &[SocketAddr]) -> Vec<Desired> {
         Desired::new("/api/v1/namespaces/default/endpoints", endpoints),
         Desired::new("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice),
     ]
+}
+
+/// The range of service addresses. What is there stays: a range does not change.
+fn service_range(config: &Config) -> Desired {
+    let range = json!({
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [config.service_cidr.to_string()]},
+    });
+    Desired { once: true, ..Desired::new("/apis/networking.k8s.io/v1/servicecidrs", range) }
 }
 
 /// kube-system/kube-dns: holds the address at which every node answers DNS.

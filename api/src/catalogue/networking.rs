@@ -1,6 +1,7 @@
 //! Ingress, network policy and the addresses of services.
 
 use k8s_openapi::api::networking::v1 as k;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::subresources::status;
 use super::{Resource, Rules, Typed};
@@ -13,6 +14,25 @@ const NETWORKING: Resource = Resource {
     behaviour: &Typed::<k::IngressClass>::PLAIN,
     ..Resource::BASE
 };
+
+/// The range that the server is started with, and hands addresses out of.
+const DEFAULT_RANGE: &str = "kubernetes";
+
+/// The default range is in use from the start; of others nobody hands out
+/// addresses yet, so nothing is said of them.
+fn tell_readiness(range: &mut k::ServiceCIDR) {
+    let Some(since) = range.metadata.creation_timestamp.clone() else { return };
+    if range.metadata.name.as_deref() == Some(DEFAULT_RANGE) {
+        range.status.get_or_insert_default().conditions = Some(vec![Condition {
+            type_: "Ready".to_owned(),
+            status: "True".to_owned(),
+            reason: "InUse".to_owned(),
+            message: "Kubernetes Service CIDR is ready".to_owned(),
+            last_transition_time: since,
+            observed_generation: None,
+        }]);
+    }
+}
 
 pub(super) const ENTRIES: &[Resource] = &[
     Resource {
@@ -85,6 +105,7 @@ pub(super) const ENTRIES: &[Resource] = &[
         behaviour: &Typed::<k::ServiceCIDR> {
             validate: Some(validation::service_cidr_create),
             validate_update: Some(validation::service_cidr_update),
+            prepare: Some(tell_readiness),
             rules: Rules::FULL,
             printer: &table::SERVICE_CIDR,
             ..Typed::PLAIN
@@ -92,3 +113,24 @@ pub(super) const ENTRIES: &[Resource] = &[
         ..NETWORKING
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::catalogue::find;
+
+    #[test]
+    fn only_the_default_range_is_ready() {
+        let behaviour = find("networking.k8s.io", "v1", "servicecidrs").unwrap().behaviour;
+        for (name, ready) in [("kubernetes", json!("True")), ("other", Value::Null)] {
+            let mut range = json!({
+                "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"cidrs": ["10.96.0.0/16"]},
+                "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]},
+            });
+            behaviour.prepare_create(&mut range);
+            assert_eq!(range["status"]["conditions"][0]["status"], ready, "{name}");
+        }
+    }
+}

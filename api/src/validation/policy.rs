@@ -122,9 +122,13 @@ fn quota_spec(errors: &mut Errors, quota: &ResourceQuota) {
     quota_amounts(errors, spec.hard.as_ref(), &SPEC.child("hard"));
     let scopes = list(&spec.scopes);
     let path = SPEC.child("scopes");
+    let limited = || spec.hard.iter().flatten().map(|(resource, _)| resource.as_str());
     for scope in scopes {
         if !SCOPES.contains(&scope.as_str()) {
             errors.invalid(&path, json(scopes), "unsupported scope");
+        }
+        for _ in limited().filter(|resource| !suits(scope, resource)) {
+            errors.invalid(&path, json(scopes), UNSUITED);
         }
     }
     let has = |scope: &str| scopes.iter().any(|given| given == scope);
@@ -135,6 +139,50 @@ fn quota_spec(errors: &mut Errors, quota: &ResourceQuota) {
     let path = SPEC.child("scopeSelector.matchExpressions");
     for requirement in list(&selector.match_expressions) {
         scope_requirement(errors, requirement, &SCOPES, &path);
+        for _ in limited().filter(|resource| !suits(&requirement.scope_name, resource)) {
+            errors.invalid(&path, json(&selector), UNSUITED);
+        }
+    }
+}
+
+/// What a quota limits without naming a group.
+const STANDARD: [&str; 19] = [
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "persistentvolumeclaims",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
+const UNSUITED: &str = "unsupported scope applied to resource";
+
+/// Whether a scope selects objects that take a resource. Of resources that are
+/// not upstream's own nobody knows.
+fn suits(scope: &str, resource: &str) -> bool {
+    const COMPUTE: [&str; 6] =
+        ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+    const STORAGE: [&str; 2] = ["persistentvolumeclaims", "requests.storage"];
+    if !STANDARD.contains(&resource) {
+        return true;
+    }
+    match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => STORAGE.contains(&resource),
+        _ => resource == "pods" || COMPUTE.contains(&resource),
     }
 }
 
@@ -166,32 +214,12 @@ fn scope_requirement(
 }
 
 fn quota_amounts(errors: &mut Errors, amounts: Option<&ResourceList>, path: &Path<'_>) {
-    const STANDARD: [&str; 17] = [
-        "cpu",
-        "memory",
-        "ephemeral-storage",
-        "requests.cpu",
-        "requests.memory",
-        "requests.storage",
-        "requests.ephemeral-storage",
-        "limits.cpu",
-        "limits.memory",
-        "limits.ephemeral-storage",
-        "pods",
-        "persistentvolumeclaims",
-        "resourcequotas",
-        "services",
-        "replicationcontrollers",
-        "secrets",
-        "configmaps",
-    ];
     for (name, quantity) in amounts.into_iter().flatten() {
         let path = path.key(name);
         let messages = names::qualified_name(name);
         let well_formed = messages.is_empty();
         errors.invalid_each(&path, name, messages);
         let known = STANDARD.contains(&name.as_str())
-            || matches!(name.as_str(), "services.nodeports" | "services.loadbalancers")
             || ["hugepages-", "requests.hugepages-"].iter().any(|prefix| name.starts_with(prefix));
         if well_formed && !name.contains('/') && !known {
             errors.invalid(&path, name.as_str(), "must be a standard resource for quota");

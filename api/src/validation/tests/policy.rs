@@ -47,15 +47,43 @@ fn quotas() {
         ),
         ("/spec/hard", json!({"cpu": "-1"}), &["spec.hard[cpu]: Invalid"]),
         (
-            "/spec/scopes",
-            json!(["BestEffort", "NotBestEffort"]),
+            "/spec",
+            json!({"hard": {"pods": "1"}, "scopes": ["BestEffort", "NotBestEffort"]}),
             &["spec.scopes: Invalid: conflicting scopes"],
         ),
-        ("/spec/scopes", json!(["x"]), &["spec.scopes: Invalid: unsupported scope"]),
+        (
+            "/spec",
+            json!({"hard": {"pods": "1"}, "scopes": ["x"]}),
+            &["spec.scopes: Invalid: unsupported scope"],
+        ),
+        (
+            "/spec/scopes",
+            json!(["BestEffort"]),
+            &["spec.scopes: Invalid: unsupported scope applied to resource"],
+        ),
+        ("/spec/scopes", json!(["NotBestEffort", "Terminating"]), &[]),
+        (
+            "/spec/scopeSelector",
+            json!({"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": "Exists"}]}),
+            &[
+                "spec.scopeSelector.matchExpressions: Invalid: unsupported scope applied to resource",
+                "spec.scopeSelector.matchExpressions: Invalid: unsupported scope applied to resource",
+            ],
+        ),
+        (
+            "/spec",
+            json!({"hard": {"configmaps": "1", "pods": "1"}, "scopes": ["NotTerminating"]}),
+            &["spec.scopes: Invalid: unsupported scope applied to resource"],
+        ),
+        ("/spec", json!({"hard": {"pods": "1"}, "scopes": ["BestEffort"]}), &[]),
     ]);
     kind.updates(
         Part::Main,
-        &[("/spec/scopes", json!(["BestEffort"]), &["spec.scopes: Invalid: field is immutable"])],
+        &[(
+            "/spec/scopes",
+            json!(["NotBestEffort"]),
+            &["spec.scopes: Invalid: field is immutable"],
+        )],
     );
 }
 
