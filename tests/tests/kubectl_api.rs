@@ -87,6 +87,19 @@ fn listed_explained_and_described(master: &Master) {
     for line in ["get -A", "get -A -o wide", "describe -A"] {
         kubectl(&format!("{line} {}", kinds.join(","))).ok();
     }
+    let mut served: Vec<String> = (kubectl("api-versions").ok().lines())
+        .map(|line| line.split_once('/').unwrap_or(("", line)))
+        .map(|(group, version)| format!("{version}.{group} Local True"))
+        .collect();
+    served.sort();
+    let services = kubectl("get apiservices --no-headers").ok();
+    let mut told: Vec<String> = (services.lines())
+        .map(|line| line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+        .collect();
+    told.sort();
+    assert_eq!(told, served, "an APIService for each group version");
+    kubectl("wait --for=condition=Available apiservices --all --timeout=10s").ok();
+    kubectl("wait --for=condition=Ready servicecidr/kubernetes --timeout=10s").ok();
     let version: Value = serde_json::from_str(&kubectl("get --raw /version").ok()).unwrap();
     assert_eq!(version["minor"], "35");
 }
