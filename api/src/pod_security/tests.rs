@@ -1,3 +1,5 @@
+//! Which pods go beyond which level, in which words, and what labels mean.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What objects count for in quotas, and which quotas are about them.
+
 use serde_json::json;
 
 use super::*;

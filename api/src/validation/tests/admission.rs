@@ -1,3 +1,5 @@
+//! Webhooks, policies of admission and their bindings, flow schemas.
+
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
 };

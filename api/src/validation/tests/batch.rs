@@ -1,3 +1,5 @@
+//! Jobs and CronJobs.
+
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use serde_json::json;
 

@@ -1,3 +1,6 @@
+//! Namespaces, nodes, accounts, events, roles, leases and requests for
+//! certificates.
+
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, ServiceAccount};

@@ -1,3 +1,5 @@
+//! ConfigMaps and Secrets.
+
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::json;
 

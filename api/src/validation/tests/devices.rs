@@ -1,3 +1,6 @@
+//! Kinds that are only stored: devices, what CSI drivers tell of themselves,
+//! service ranges and controller revisions.
+
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};

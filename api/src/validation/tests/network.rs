@@ -1,3 +1,5 @@
+//! Ingresses, their classes and NetworkPolicies.
+
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Services, Endpoints and EndpointSlices.
+
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;

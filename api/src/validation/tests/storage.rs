@@ -1,3 +1,5 @@
+//! Volumes, claims and storage classes.
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Workloads that keep pods running.
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::ReplicationController;
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Answers by the rules of the Kubernetes DNS specification.
+
 use std::collections::BTreeMap;
 
 use super::*;

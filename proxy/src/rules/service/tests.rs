@@ -1,3 +1,5 @@
+//! Which chains and map elements a Service turns into.
+
 use super::*;
 use crate::rules::Scope;
 use crate::view::{Endpoint, Protocol, Slice};
