@@ -93,6 +93,8 @@ pub fn connect(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use rustls::ServerConfig;
     use rustls::server::WebPkiClientVerifier;
@@ -103,6 +105,17 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+
+    const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+
+    /// What came over a connection: the request's head, how many certificates,
+    /// and from where.
+    #[derive(Debug, Default, PartialEq)]
+    struct Heard {
+        head: String,
+        certificates: usize,
+        from: Option<SocketAddr>,
+    }
 
     struct Authority(Issuer<'static, KeyPair>, CertificateDer<'static>);
 
@@ -123,8 +136,12 @@ mod tests {
         }
 
         /// Answers one request on a new connection. Gives its address, and in
-        /// the end the request's head and how many certificates came with it.
-        async fn serve(&self) -> (http::Uri, tokio::task::JoinHandle<(String, usize)>) {
+        /// the end what came; nothing if the handshake failed.
+        async fn serve(
+            &self,
+            answer: impl Into<String>,
+        ) -> (http::Uri, tokio::task::JoinHandle<Heard>) {
+            let answer = answer.into();
             let provider = Arc::new(ring::default_provider());
             let mut roots = RootCertStore::empty();
             roots.add(self.1.clone()).unwrap();
@@ -140,7 +157,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let served = tokio::spawn(async move {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, from) = listener.accept().await.unwrap();
                 let Ok(mut stream) = TlsAcceptor::from(Arc::new(tls)).accept(stream).await else {
                     return Default::default();
                 };
@@ -149,10 +166,10 @@ mod tests {
                 while !head.ends_with(b"\r\n\r\n") {
                     head.push(stream.read_u8().await.unwrap());
                 }
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-                stream.write_all(answer).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();
-                (String::from_utf8(head).unwrap().to_lowercase(), shown)
+                let head = String::from_utf8(head).unwrap().to_lowercase();
+                Heard { head, certificates: shown, from: Some(from) }
             });
             (format!("https://{address}").parse().unwrap(), served)
         }
@@ -165,11 +182,11 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_shown_as_bearer() {
         let authority = authority();
-        let (server, served) = authority.serve().await;
+        let (server, served) = authority.serve(FINE).await;
         let token = Credentials::Token("abc.def".into());
         let client = connect(server, authority.1, token, "program").unwrap();
         assert_eq!(client.request_text(request()).await.unwrap(), "{}");
-        let (head, certificates) = served.await.unwrap();
+        let Heard { head, certificates, .. } = served.await.unwrap();
         assert!(head.starts_with("get /version http/1.1\r\n"), "{head}");
         assert!(head.contains("authorization: bearer abc.def\r\n"), "{head}");
         assert!(head.contains("user-agent: program\r\n"), "{head}");
@@ -179,25 +196,43 @@ mod tests {
     #[tokio::test]
     async fn a_certificate_is_shown_in_the_handshake() {
         let authority = authority();
-        let (server, served) = authority.serve().await;
+        let (server, served) = authority.serve(FINE).await;
         let (certificate, key) = authority.leaf();
         let provider = ring::default_provider();
         let key = CertifiedKey::from_der(vec![certificate], key, &provider).unwrap();
         let certificate = Credentials::Certificate(Arc::new(SingleCertAndKey::from(key)));
         let client = connect(server, authority.1, certificate, "program").unwrap();
         assert_eq!(client.request_text(request()).await.unwrap(), "{}");
-        let (head, certificates) = served.await.unwrap();
+        let Heard { head, certificates, .. } = served.await.unwrap();
         assert!(!head.contains("authorization"), "{head}");
         assert_eq!(certificates, 1);
     }
 
     #[tokio::test]
     async fn a_server_of_another_authority_hears_nothing() {
-        let (server, served) = authority().serve().await;
+        let (server, served) = authority().serve(FINE).await;
         let token = Credentials::Token("abc.def".into());
         let client = connect(server, authority().1, token, "program").unwrap();
         client.request_text(request()).await.unwrap_err();
-        assert_eq!(served.await.unwrap(), Default::default());
+        assert_eq!(served.await.unwrap(), Heard::default());
+    }
+
+    #[tokio::test]
+    async fn the_connection_to_a_server_without_quorum_is_named() {
+        let authority = authority();
+        let status = r#"{"details":{"causes":[{"reason":"NoQuorum","message":"m"}]}}"#;
+        let head = "HTTP/1.1 504 Gateway Timeout\r\ncontent-length";
+        let answer = format!("{head}: {}\r\n\r\n{status}", status.len());
+        for (answer, expected) in [(answer.as_str(), true), (FINE, false)] {
+            let (server, served) = authority.serve(answer).await;
+            let token = Credentials::Token("abc.def".into());
+            let client = connect(server, authority.1.clone(), token, "program").unwrap();
+            let (lost_tx, lost_rx) = std::sync::mpsc::channel();
+            let client = crate::on_lost_quorum(client, move |own| lost_tx.send(own).unwrap());
+            assert_eq!(client.request_text(request()).await.is_err(), expected);
+            let from = served.await.unwrap().from;
+            assert_eq!(lost_rx.try_recv().ok(), from.filter(|_| expected));
+        }
     }
 
     #[test]
