@@ -210,8 +210,8 @@ impl Call {
 /// A ConfigMap that names the call that wrote it.
 fn object(key: &str, number: usize, seen: Option<u64>) -> ConfigMap {
     let (label, value) = LABEL.split_once('=').unwrap_or_default();
-    // Padding makes the log grow, so that a disk fills up in good time.
-    let data = [("call", number.to_string()), ("padding", "x".repeat(4000))];
+    // Padding makes the log grow, so that full disks and snapshots come in good time.
+    let data = [("call", number.to_string()), ("padding", "x".repeat(10_000))];
     ConfigMap {
         metadata: ObjectMeta {
             name: Some(key.to_owned()),

@@ -86,11 +86,11 @@ impl Round {
         for name in self.names(Trouble::Kill) {
             lab.lab(&["kill", name]).ok();
         }
-        if self.names(Trouble::FullDisk).is_empty() {
-            std::thread::sleep(self.lasts);
-        } else {
-            self.fill(lab, disk);
+        if let Some(name) = self.names(Trouble::FullDisk).first() {
+            self.fill(lab, name, disk);
         }
+        std::thread::sleep(self.lasts);
+        disk.free();
         for name in self.names(Trouble::Pause) {
             signal(lab, name, Signal::SIGCONT);
         }
@@ -114,21 +114,20 @@ impl Round {
     }
 
     /// Leaves no room until the master has ended, or for so long.
-    fn fill(&self, lab: &Lab, disk: &SmallDisk) {
+    fn fill(&self, lab: &Lab, name: &str, disk: &SmallDisk) {
         let begin = Instant::now();
-        let name = self.names(Trouble::FullDisk)[0];
-        let was_paused = self.of(name, &[Trouble::Pause]);
-        while begin.elapsed() < FULL && pid(lab, name).is_some() && !was_paused {
+        // A master that another trouble keeps from writing needs no room.
+        let writes = !self.of(name, &[Trouble::Kill, Trouble::Pause]);
+        while writes && begin.elapsed() < FULL && pid(lab, name).is_some() {
             // It gives up old files and thereby gets room.
             disk.fill();
             std::thread::sleep(Duration::from_millis(50));
         }
-        if pid(lab, name).is_none() {
+        if writes && pid(lab, name).is_none() {
             let log = log(lab, name);
             let last = log.lines().last().unwrap_or_default();
             println!("        {name} ended after {:.1?}: {last}", begin.elapsed());
         }
-        disk.free();
     }
 }
 
