@@ -96,8 +96,10 @@ fn no_seed_breaks_a_promise() {
     println!(
         "{count} seeds: {writes} writes acknowledged, {watched} events watched, {happenings} happenings"
     );
-    // A world in which nothing works keeps all promises, too.
-    assert!(writes > 20 * count && watched > 10 * count, "too little happened");
+    // A world in which nothing works keeps all promises, too. A few seeds, run
+    // again one by one, may be quiet ones.
+    let busy = writes > 20 * count && watched > 10 * count;
+    assert!(busy || count < SEEDS / 10, "too little happened");
 }
 
 #[test]

@@ -14,13 +14,26 @@ use crate::watch::Watch;
 
 const KEYS: [&str; 6] = ["a/1", "a/2", "a/3", "b/1", "b/2", "c"];
 
+/// What a caller asks for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Mood {
+    /// Reads, and writes of all kinds.
+    #[default]
+    Everything,
+    /// Writes without a condition: nothing but the group keeps them from
+    /// taking effect.
+    Puts,
+    /// Reads: nothing changes any more.
+    Reads,
+}
+
 /// Somebody who calls, waits for the answer and calls again.
 #[derive(Default)]
 pub(super) struct Caller {
     /// When each key was last written, as far as it has heard.
     modified: [Option<u64>; KEYS.len()],
-    /// It has stopped calling.
-    pub(super) rests: bool,
+    /// What it asks for from now on.
+    pub(super) mood: Mood,
 }
 
 impl Caller {
@@ -31,7 +44,12 @@ impl Caller {
         history: &mut History,
         leadership: Leadership,
     ) -> (usize, Option<Txn>) {
-        if self.rests || rng.random_bool(0.3) {
+        let reads = match self.mood {
+            Mood::Everything => rng.random_bool(0.3),
+            Mood::Puts => false,
+            Mood::Reads => true,
+        };
+        if reads {
             return (history.begin(Asked::Read), None);
         }
         let at = rng.random_range(0..KEYS.len());
@@ -44,6 +62,7 @@ impl Caller {
         };
         let put = Txn::default().write(Write::Put(key.clone(), draft.clone()));
         let txn = match rng.random_range(0..10) {
+            _ if self.mood == Mood::Puts => put,
             0..3 => put,
             3 => put.when(Compare::Absent(key)),
             4..6 => match self.modified[at] {

@@ -1,6 +1,7 @@
 //! After the faults: whether a group that was mended works again.
 
 use super::{Happening, Member, Ticket, Waiting, World};
+use crate::sim::callers::Mood;
 
 /// Milliseconds after the faults within which the group has to work again.
 const RECOVERY_MS: u64 = 20_000;
@@ -89,13 +90,14 @@ impl World {
             }
             self.until(self.now + 100)?;
         }
+        self.callers.iter_mut().for_each(|caller| caller.mood = Mood::Puts);
         let before = self.history.acknowledged();
         self.until(self.now + 5_000)?;
         if self.history.acknowledged() == before {
             return Err(format!("the mended group takes no writes\n{}", self.describe()));
         }
         self.queue.retain(|_, happening| !matches!(happening, Happening::Call { .. }));
-        self.callers.iter_mut().for_each(|caller| caller.rests = true);
+        self.callers.iter_mut().for_each(|caller| caller.mood = Mood::Reads);
         self.until(self.now + 6_000)?;
         let newest = self.history.newest();
         let Some(leader) = self.leader() else {
