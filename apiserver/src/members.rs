@@ -149,7 +149,7 @@ async fn changed(store: &Store, change: Change) -> Result<u64, StoreError> {
     let mut tries = 0;
     loop {
         match store.change_members(change.clone()).await {
-            Err(StoreError::Membership(why)) if why.ends_with("try again") && tries < TRIES => {
+            Err(StoreError::MembershipBusy(_)) if tries < TRIES => {
                 tries += 1;
                 tokio::time::sleep(PAUSE).await;
             }

@@ -347,6 +347,7 @@ impl From<StoreError> for ApiError {
                 Self::unavailable("this master leads no more")
             }
             StoreError::Membership(why) => Self::bad_request(why),
+            StoreError::MembershipBusy(why) => Self::unavailable(format!("{why}; try again")),
             StoreError::Invalid(why) => {
                 tracing::error!(why, "the store refused a transaction");
                 Self::internal("the write was refused by the store")

@@ -165,9 +165,11 @@ impl<L: LogStore> Core<L> {
         })
     }
 
-    /// Campaigns if this member is the only voter, and applies what the log
-    /// holds. On return a group of one leads, and knows where it is found.
+    /// Applies what the log holds, and campaigns if this member is the only
+    /// voter. On return a group of one leads, and knows where it is found.
     pub(crate) fn start(&mut self, outside: &mut impl Outside) -> Result<(), StoreError> {
+        // Raft does not campaign while it has a change of members to apply.
+        self.turn(outside)?;
         if self.applied.members.voters == [self.member] && self.applied.members.is_single() {
             self.group.campaign().map_err(fatal)?;
         }
@@ -215,7 +217,7 @@ impl<L: LogStore> Core<L> {
             }
             PeerMessage::Raft(message) => self.group.step(*message),
             PeerMessage::Forward(forward) => self.forwarded(from, forward),
-            PeerMessage::Refused { seq, reason } => self.refused(seq, reason),
+            PeerMessage::Refused { seq, refusal } => self.refused(seq, refusal),
             PeerMessage::Pull { position, after } => self.pulled(from, position, after),
             PeerMessage::Chunk { position, after, records, last } => {
                 self.chunk(from, position, after, records, last);

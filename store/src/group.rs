@@ -20,7 +20,7 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageT
 use raft::{Config, INVALID_ID, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 use crate::log::{LogError, LogStore, Position};
-use crate::members::{Members, Proposal};
+use crate::members::{Members, Proposal, Refusal};
 use crate::types::Leadership;
 use storage::{RaftLog, logger};
 
@@ -104,7 +104,7 @@ pub(crate) struct Changed {
     pub(crate) members: Members,
     /// None when Raft itself ended a change.
     pub(crate) proposal: Option<Proposal>,
-    pub(crate) refused: Option<String>,
+    pub(crate) refused: Option<Refusal>,
 }
 
 /// Why a proposal was not taken.
@@ -195,7 +195,7 @@ impl<L: LogStore> Group<L> {
         change: &ConfChangeV2,
     ) -> Result<(), Dropped> {
         if self.node.raft.has_pending_conf() {
-            return Err(Dropped("another change of members is under way, try again".into()));
+            return Err(Dropped("another change of members is under way".into()));
         }
         let data = change.write_to_bytes().map_err(|error| Dropped(error.to_string()))?;
         let mut entry =
@@ -302,9 +302,9 @@ impl<L: LogStore> Group<L> {
             // plan from the same state, so all refuse it or none.
             match members.plan(proposal.change.clone()) {
                 Ok((_, change)) => (Some(proposal), change),
-                Err(reason) => {
+                Err(refusal) => {
                     let proposal = Some(proposal);
-                    return Ok(Changed { members, proposal, refused: Some(reason) });
+                    return Ok(Changed { members, proposal, refused: Some(refusal) });
                 }
             }
         };

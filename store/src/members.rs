@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
+use crate::types::StoreError;
 use crate::wire::{self, Kind, Reader, WireError, put_bytes, put_u32, put_u64};
 
 /// More voters only make each write wait for more disks.
@@ -100,6 +101,33 @@ impl Change {
     }
 }
 
+/// Why a change of members is not proposed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) why: String,
+    /// The same change may do a little later.
+    pub(crate) passing: bool,
+}
+
+impl Refusal {
+    /// Something else has to end first.
+    pub(crate) fn for_now(why: impl Into<String>) -> Self {
+        Self { why: why.into(), passing: true }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self { why, passing: false }
+    }
+}
+
+impl From<Refusal> for StoreError {
+    fn from(Refusal { why, passing }: Refusal) -> Self {
+        if passing { Self::MembershipBusy(why) } else { Self::Membership(why) }
+    }
+}
+
 impl Members {
     /// A group of one.
     pub(crate) fn single(id: u64) -> Self {
@@ -132,9 +160,9 @@ impl Members {
 
     /// What Raft must be told for `change`, with a new member's id filled in;
     /// or why it may not be.
-    pub(crate) fn plan(&self, change: Change) -> Result<(Change, ConfChangeV2), String> {
+    pub(crate) fn plan(&self, change: Change) -> Result<(Change, ConfChangeV2), Refusal> {
         if self.is_joint() {
-            return Err("another change is under way, try again".into());
+            return Err(Refusal::for_now("another change is under way"));
         }
         let voter = |id: u64| self.voters.contains(&id);
         let learner = |id: u64| self.learners.contains(&id);
@@ -146,10 +174,8 @@ impl Members {
                 if let Some((id, _)) =
                     self.contacts.iter().find(|(_, other)| other.address == contact.address)
                 {
-                    return Err(format!(
-                        "member {id} is at {} already; remove it first",
-                        contact.address
-                    ));
+                    let at = contact.address;
+                    return Err(format!("member {id} is at {at} already; remove it first").into());
                 }
                 let id = self.last_id.max(self.ids().last().copied().unwrap_or(0)) + 1;
                 let step = (ConfChangeType::AddLearnerNode, id);
@@ -158,23 +184,23 @@ impl Members {
             Change::Promote { id, replaces } => {
                 known(id)?;
                 if voter(id) {
-                    return Err(format!("member {id} is a voter already"));
+                    return Err(format!("member {id} is a voter already").into());
                 }
                 let mut steps = vec![(ConfChangeType::AddNode, id)];
                 if let Some(old) = replaces {
                     if !voter(old) {
-                        return Err(format!("there is no voter {old}"));
+                        return Err(format!("there is no voter {old}").into());
                     }
                     steps.push((ConfChangeType::RemoveNode, old));
                 } else if self.voters.len() >= MAX_VOTERS {
-                    return Err(format!("the group has {MAX_VOTERS} voters already"));
+                    return Err(format!("the group has {MAX_VOTERS} voters already").into());
                 }
                 (change, steps)
             }
             Change::Remove { id } => {
                 known(id)?;
                 if self.voters == [id] {
-                    return Err(format!("member {id} is the only voter"));
+                    return Err(format!("member {id} is the only voter").into());
                 }
                 (change, vec![(ConfChangeType::RemoveNode, id)])
             }
@@ -429,18 +455,15 @@ mod tests {
                 Change::Remove { id: 1 },
                 Err("member 1 is the only voter"),
             ),
-            (
-                "two at once",
-                joint,
-                Change::Remove { id: 3 },
-                Err("another change is under way, try again"),
-            ),
+            ("two at once", joint, Change::Remove { id: 3 }, Err("another change is under way")),
         ];
         for (name, members, change, expected) in cases {
             let observed = members
                 .plan(change)
                 .map(|(change, conf)| (change.member(), conf.get_changes().len()));
-            assert_eq!(observed, expected.map_err(str::to_string), "{name}");
+            let passing = name == "two at once";
+            let refusal = |why: &str| Refusal { why: why.to_owned(), passing };
+            assert_eq!(observed, expected.map_err(refusal), "{name}");
         }
     }
 

@@ -226,6 +226,10 @@ pub enum StoreError {
     /// The group cannot be changed in this way.
     #[error("the members cannot be changed so: {0}")]
     Membership(String),
+    /// The group cannot be changed at this moment: another change is under
+    /// way, or the leadership is moving. The same change may do a little later.
+    #[error("the members cannot be changed now: {0}; try again")]
+    MembershipBusy(String),
     /// This member has been removed from its group. The process must stop.
     #[error("this member was removed from the group")]
     Removed,
@@ -275,6 +279,7 @@ impl StoreError {
         // No `_` arm: each new variant gets a decision.
         match self {
             Self::Future { .. } | Self::Unavailable(_) | Self::Locked(_) => true,
+            Self::MembershipBusy(_) => true,
             Self::Conflict { .. } | Self::Compacted { .. } | Self::Invalid(_) => false,
             Self::Deposed { .. } | Self::Membership(_) | Self::Removed => false,
             Self::Disk(_) | Self::Damaged(_) | Self::Closed => false,

@@ -12,7 +12,7 @@ use raft::eraftpb::{ConfChangeV2, Entry};
 
 use super::{Core, Done, Ticket, fatal};
 use crate::log::LogStore;
-use crate::members::{Change, Members, Proposal};
+use crate::members::{Change, Members, Proposal, Refusal};
 use crate::types::StoreError;
 
 /// Log entries that a learner may lack to count as caught up.
@@ -23,23 +23,24 @@ const HOUSEKEEPING_TICKS: u64 = 10;
 
 impl<L: LogStore> Core<L> {
     /// Proposes a change that this leader, or another member, has encoded.
-    pub(super) fn propose_change(&mut self, data: &[u8]) -> Result<(), String> {
+    pub(super) fn propose_change(&mut self, data: &[u8]) -> Result<(), Refusal> {
         let Proposal { origin, seq, change } =
             Proposal::decode(data).map_err(|error| error.to_string())?;
         if change == (Change::Remove { id: self.member })
             || matches!(change, Change::Promote { replaces: Some(id), .. } if id == self.member)
         {
-            let heir = self.heir().ok_or("no other voter is up to date to take over")?;
+            let heir = self.heir();
+            let heir = heir.ok_or("no other voter is up to date to take over".to_owned())?;
             self.group.transfer_to(heir);
-            return Err(format!(
-                "member {} leads and hands over to member {heir}, try again",
-                self.member
-            ));
+            let leader = self.member;
+            return Err(Refusal::for_now(format!(
+                "member {leader} leads and hands over to member {heir}"
+            )));
         }
         let (change, plan): (Change, ConfChangeV2) = self.applied.members.plan(change)?;
         self.group
             .propose_change(&Proposal { origin, seq, change }, &plan)
-            .map_err(|error| error.to_string())
+            .map_err(|dropped| Refusal::for_now(dropped.to_string()))
     }
 
     /// The voter that has come farthest of those heard of lately.
@@ -68,11 +69,14 @@ impl<L: LogStore> Core<L> {
         let changed = self.group.change_members(entry).map_err(fatal)?;
         self.applied.members = Arc::new(changed.members);
         if let Some(Proposal { origin, seq, change }) = changed.proposal {
-            tracing::info!(?change, refused = changed.refused, "the group has changed");
             let answer = match changed.refused {
                 None => Ok(Done::Changed(change.member())),
-                Some(reason) => Err(StoreError::Membership(reason)),
+                Some(refusal) => Err(StoreError::from(refusal)),
             };
+            match &answer {
+                Ok(_) => tracing::info!(?change, "the group has changed"),
+                Err(why) => tracing::info!(?change, %why, "the group has not changed"),
+            }
             for ticket in self.proposals.committed(origin, seq) {
                 answers.push((ticket, answer.clone()));
             }

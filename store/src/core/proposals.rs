@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use super::numbers::Numbers;
 use super::{Core, Done, Ticket};
 use crate::log::LogStore;
-use crate::members::Proposal;
+use crate::members::{Proposal, Refusal};
 use crate::types::StoreError;
 use crate::wire;
 use crate::wire::peer::{Forward, Payload, PeerMessage};
@@ -205,8 +205,8 @@ impl<L: LogStore> Core<L> {
                         let data = data.clone();
                         self.proposals.idle.pop_front();
                         waiting.term = Some(term);
-                        if let Err(reason) = self.propose_change(&data) {
-                            self.refused(seq, reason);
+                        if let Err(refusal) = self.propose_change(&data) {
+                            self.refused(seq, refusal);
                         }
                         continue;
                     }
@@ -275,21 +275,21 @@ impl<L: LogStore> Core<L> {
                 // Whatever becomes of it: its sender may have been told that it
                 // was refused, and then it must not take effect later.
                 self.proposals.took(run, number);
-                if let Err(reason) = self.propose_change(&data) {
-                    self.outbox.push((from, PeerMessage::Refused { seq, reason }));
+                if let Err(refusal) = self.propose_change(&data) {
+                    self.outbox.push((from, PeerMessage::Refused { seq, refusal }));
                 }
             }
         }
     }
 
     /// The leader has not proposed a change of members.
-    pub(super) fn refused(&mut self, seq: u64, reason: String) {
+    pub(super) fn refused(&mut self, seq: u64, refusal: Refusal) {
         let is_change = |waiting: &Waiting| matches!(waiting.payload, Payload::Change(_));
         if !self.proposals.waiting.get(&seq).is_some_and(is_change) {
             return;
         }
         if let Some(waiting) = self.proposals.take(seq) {
-            fail(&mut self.answers, waiting.tickets, &StoreError::Membership(reason));
+            fail(&mut self.answers, waiting.tickets, &refusal.into());
         }
     }
 
@@ -308,7 +308,7 @@ impl<L: LogStore> Core<L> {
                     self.proposals.idle.push_back(seq);
                 }
                 // It was decided about a group that may have changed.
-                Payload::Change(_) => self.refused(seq, "the leader changed, try again".into()),
+                Payload::Change(_) => self.refused(seq, Refusal::for_now("the leader changed")),
             }
         }
     }

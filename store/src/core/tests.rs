@@ -71,6 +71,11 @@ fn member(id: u64, members: &Members) -> Member {
         log.initialize(members).unwrap();
         applied.position = FIRST;
     }
+    started(id, log, applied)
+}
+
+/// A member that starts with this log, of which it has applied so much.
+fn started(id: u64, log: MemoryLog, applied: Applied) -> Member {
     let machine = Machine::default();
     let shared = Arc::new(Shared::new(View {
         snapshot: Snapshot::new(machine.entries().clone(), machine.revision()),
@@ -221,6 +226,25 @@ fn three_write_and_read_on_each_of_them() {
     }
     world.tick(2);
     world.agree();
+}
+
+#[test]
+fn a_group_of_one_leads_at_once_after_a_crash() {
+    let bare = Members::single(1);
+    let members = [(1, member(1, &bare))].into();
+    let mut world = World { members, cut: BTreeSet::new(), next_ticket: 0 };
+    // The log tells by a later write that the first change was committed.
+    for key in ["a", "b"] {
+        world.put(1, key, Vec::new());
+        world.tick(1);
+    }
+    let told = world.core(1).members().clone();
+    assert_ne!(*told, bare, "it has told where it is found");
+    // Nothing of what was applied is on the disk: the change comes again.
+    let applied = Applied { position: FIRST, members: Arc::new(bare) };
+    let again = started(1, world.core(1).group.log().clone(), applied);
+    assert!(again.core.leadership.is_leader);
+    assert_eq!(*again.core.members(), told);
 }
 
 #[test]
@@ -543,7 +567,7 @@ fn a_leader_hands_over_before_it_leaves() {
     let leader = world.elect();
     let refused = world.change(leader, Change::Remove { id: leader });
     world.tick(3);
-    assert!(matches!(world.answer(leader, refused), Some(Err(StoreError::Membership(_)))));
+    assert!(matches!(world.answer(leader, refused), Some(Err(StoreError::MembershipBusy(_)))));
     let heir = world.elect();
     assert_ne!(heir, leader);
     world.cut.insert(leader);

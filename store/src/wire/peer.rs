@@ -9,7 +9,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot}
 
 use super::{Kind, Reader, WireError, frame, open_frame, put_bytes, put_u32, put_u64};
 use crate::log::Position;
-use crate::members::Members;
+use crate::members::{Members, Refusal};
 
 /// A message from one member to another.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub(crate) enum PeerMessage {
     /// A proposal for the leader of `term`.
     Forward(Forward),
     /// Why a forwarded change of members was not proposed.
-    Refused { seq: u64, reason: String },
+    Refused { seq: u64, refusal: Refusal },
     /// Asks for the records of a snapshot after a key; none for the first.
     Pull { position: Position, after: Option<String> },
     /// The records asked for: framed entries in key order. None without the
@@ -71,10 +71,11 @@ impl PeerMessage {
                 out.push(tag);
                 put_bytes(out, data);
             }
-            Self::Refused { seq, reason } => {
+            Self::Refused { seq, refusal } => {
                 out.push(3);
                 put_u64(out, *seq);
-                put_bytes(out, reason.as_bytes());
+                put_bytes(out, refusal.why.as_bytes());
+                out.push(u8::from(refusal.passing));
             }
             Self::Pull { position, after } => {
                 out.push(4);
@@ -109,7 +110,10 @@ impl PeerMessage {
                 };
                 Self::Forward(Forward { term, run, number, seq, payload })
             }
-            3 => Self::Refused { seq: reader.u64()?, reason: reader.text()? },
+            3 => Self::Refused {
+                seq: reader.u64()?,
+                refusal: Refusal { why: reader.text()?, passing: reader.flag()? },
+            },
             4 => Self::Pull { position: position(&mut reader)?, after: optional(&mut reader)? },
             5 => {
                 let (position, after) = (position(&mut reader)?, optional(&mut reader)?);
@@ -328,8 +332,9 @@ mod tests {
                     PeerMessage::Forward(Forward { term, run, number, seq, payload })
                 }
             ),
-            (any::<u64>(), "[a-z ]{0,9}")
-                .prop_map(|(seq, reason)| PeerMessage::Refused { seq, reason }),
+            (any::<u64>(), "[a-z ]{0,9}", any::<bool>()).prop_map(|(seq, why, passing)| {
+                PeerMessage::Refused { seq, refusal: Refusal { why, passing } }
+            }),
             (position(), after())
                 .prop_map(|(position, after)| PeerMessage::Pull { position, after }),
             (
