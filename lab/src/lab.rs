@@ -220,7 +220,7 @@ impl Lab {
     /// Where machines join.
     fn join_url(&self) -> String {
         let founder = self.founder();
-        founder.map(|master| format!("https://{}:{API_PORT}", master.address)).unwrap_or_default()
+        founder.map(|master| self.url(master)).unwrap_or_default()
     }
 
     /// Stops a machine's process cleanly.
@@ -251,6 +251,11 @@ impl Lab {
     /// The process id of a machine's process, if it runs.
     pub fn pid(&self, machine: &Machine) -> Option<u32> {
         process::running(&self.pid_file(machine))
+    }
+
+    /// Where a master serves, on the lab's own network.
+    pub fn url(&self, master: &Machine) -> String {
+        format!("https://{}:{API_PORT}", master.address)
     }
 
     /// Where a machine's process writes what it has to say.

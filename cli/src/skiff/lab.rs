@@ -1,17 +1,19 @@
 //! `skiff lab`: clusters of many machines on this one.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use skiff_apiserver::join::{self, Purpose};
 use skiff_apiserver::members::{Group, Member};
 use skiff_client::Api;
-use skiff_lab::{Lab, Machine, Role};
+use skiff_lab::{Lab, Machine, Role, netns};
 use tokio::time::timeout;
 
 use super::args::{LabArgs, LabCommand, Machines};
@@ -195,6 +197,26 @@ struct Row<'a> {
     ready: bool,
 }
 
+/// The masters that say of themselves that they are ready, asked on their own
+/// network.
+fn serving(lab: &Lab) -> anyhow::Result<BTreeSet<String>> {
+    let kubeconfig = lab.plan.dir.join("admin.kubeconfig");
+    let masters = lab.plan.masters().filter(|master| lab.pid(master).is_some());
+    let masters: Vec<_> = masters.map(|one| (one.name.clone(), lab.url(one))).collect();
+    let asked = netns::run_in(&lab.plan.switch, move || async move {
+        let asked = masters.iter().map(|(name, url)| {
+            let client = token::client_at(&kubeconfig, url);
+            async move {
+                let request = http::Request::get("/readyz").body(Vec::new()).ok()?;
+                let answer = timeout(STATUS_PATIENCE, client.ok()?.request_text(request)).await;
+                matches!(answer, Ok(Ok(_))).then(|| name.clone())
+            }
+        });
+        Ok(join_all(asked).await.into_iter().flatten().collect())
+    });
+    asked.context("cannot ask the masters")
+}
+
 async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
     // A lab whose masters are down still has machines to show.
     let kubeconfig = lab.plan.dir.join("admin.kubeconfig");
@@ -212,12 +234,11 @@ async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
     let group = timeout(STATUS_PATIENCE, member::group(&kubeconfig)).await;
     let members = group.ok().and_then(Result::ok).map_or_else(Vec::new, |group| group.members);
     let member_of = |machine: &Machine| members.iter().find(|member| is_at(member, machine));
-    let led = members.iter().any(|member| member.leader);
+    let serving = serving(lab)?;
     let rows: Vec<Row> = (lab.plan.machines.iter())
         .map(|machine| {
             let pid = lab.pid(machine);
             let member = member_of(machine).filter(|_| pid.is_some());
-            let serving = member.is_some_and(|member| led && member.voter);
             Row {
                 name: &machine.name,
                 role: machine.role,
@@ -225,7 +246,10 @@ async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {
                 namespace: &machine.namespace,
                 pid,
                 leader: member.is_some_and(|member| member.leader),
-                ready: serving || (pid.is_some() && node_ready(&machine.name)),
+                ready: match machine.role {
+                    Role::Master => serving.contains(&machine.name),
+                    Role::Node => pid.is_some() && node_ready(&machine.name),
+                },
             }
         })
         .collect();

@@ -48,11 +48,21 @@ pub(super) async fn run(args: TokenArgs) -> anyhow::Result<()> {
 /// A client of the administrator whose kubeconfig this is.
 pub(super) fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let file = read(kubeconfig)?;
+    let server = file.server.clone();
+    client_of(&file, &server)
+}
+
+/// The same at one master, `https://…`, whichever the kubeconfig names.
+pub(super) fn client_at(kubeconfig: &Path, server: &str) -> anyhow::Result<Client> {
+    client_of(&read(kubeconfig)?, server)
+}
+
+fn client_of(file: &Kubeconfig, server: &str) -> anyhow::Result<Client> {
     let certificate = CertificateDer::from_pem_slice(file.identity.certificate_pem.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(file.identity.key_pem.as_bytes())?;
     let key = CertifiedKey::from_der(vec![certificate], key, &ring::default_provider())?;
     let credentials = Credentials::Certificate(Arc::new(SingleCertAndKey::from(key)));
-    Ok(connect(file.server.parse()?, authority(&file)?, credentials, "skiff")?)
+    Ok(connect(server.parse()?, authority(file)?, credentials, "skiff")?)
 }
 
 /// The pin of the cluster's CA, which a token carries so that a node knows the
