@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -29,6 +30,9 @@ use crate::service::{ApiService, State};
 use crate::stream::Streams;
 use crate::user::UserInfo;
 use crate::{bootstrap, client, server};
+
+/// How long a start waits for the rules of aggregated roles.
+const AGGREGATION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -203,6 +207,9 @@ impl ApiServer {
                 Err(error) => return Err(error),
             }
         }
+        // Before, the people who have the roles `admin`, `edit` and `view` would
+        // be refused.
+        aggregation::settled(self.service.0.authorizer.live(), AGGREGATION_PATIENCE).await;
         self.service.0.health.set_bootstrapped();
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! looks again and finds nothing to do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::{
@@ -17,6 +18,24 @@ use skiff_client::Api;
 use tokio_util::sync::CancellationToken;
 
 use super::live::Live;
+
+/// Waits until aggregated roles hold all that is there for them, but no longer
+/// than `limit`.
+pub async fn settled(live: &Live, limit: Duration) {
+    let mut changes = live.role_changes();
+    let gathered = async {
+        loop {
+            live.catch_up(limit).await;
+            let plan = live.policy(super::rbac::Policy::plan_aggregation);
+            if plan.is_empty() || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(limit, gathered).await.is_err() {
+        tracing::info!("aggregated roles do not hold everything yet");
+    }
+}
 
 /// Follows the roles until cancelled.
 pub async fn run(live: Arc<Live>, client: Client, cancel: CancellationToken) {
