@@ -126,7 +126,10 @@ pub(crate) struct Core<L: LogStore> {
     leadership: Leadership,
     /// The tick since which nobody leads.
     leaderless: Option<u64>,
-    /// This member has left the group by a change that it has applied.
+    /// The tick at which a leader was last heard.
+    heard: u64,
+    /// This member has left the group, by a change that it or another one has
+    /// applied.
     removed: bool,
     /// The tick at which this member last tried to change the group by itself.
     housekept: Option<u64>,
@@ -140,6 +143,7 @@ impl<L: LogStore> Core<L> {
         let CoreParts { member, log, applied, .. } = parts;
         let group = Group::new(member, log, applied.position.index, &applied.members, parts.seed)
             .map_err(fatal)?;
+        let removed = applied.members.has_removed(member);
         Ok(Self {
             member,
             group,
@@ -158,7 +162,8 @@ impl<L: LogStore> Core<L> {
             received: None,
             leadership: Leadership::default(),
             leaderless: Some(0),
-            removed: false,
+            heard: 0,
+            removed,
             housekept: None,
             outbox: Vec::new(),
             answers: Vec::new(),
@@ -205,6 +210,7 @@ impl<L: LogStore> Core<L> {
         self.retry_reads();
         self.tend_snapshots();
         self.keep_house();
+        self.knock();
         *self.shared.followers() = self.group.followers();
     }
 
@@ -212,16 +218,24 @@ impl<L: LogStore> Core<L> {
     pub(crate) fn step(&mut self, from: u64, message: PeerMessage) {
         match message {
             PeerMessage::Raft(message) if !travels(message.get_msg_type()) => {}
-            PeerMessage::Raft(message) if message.get_msg_type() == MessageType::MsgSnapshot => {
-                self.offered(from, *message);
+            PeerMessage::Raft(message) => {
+                if is_of_a_leader(message.get_msg_type()) {
+                    self.heard = self.ticks;
+                }
+                if message.get_msg_type() == MessageType::MsgSnapshot {
+                    self.offered(from, *message);
+                } else {
+                    self.group.step(*message);
+                }
             }
-            PeerMessage::Raft(message) => self.group.step(*message),
             PeerMessage::Forward(forward) => self.forwarded(from, forward),
             PeerMessage::Refused { seq, refusal } => self.refused(seq, refusal),
             PeerMessage::Pull { position, after } => self.pulled(from, position, after),
             PeerMessage::Chunk { position, after, records, last } => {
                 self.chunk(from, position, after, records, last);
             }
+            PeerMessage::Knock => self.knocked(from),
+            PeerMessage::Removed { position } => self.turned_away(from, position),
         }
     }
 
@@ -483,6 +497,11 @@ impl<L: LogStore, O: Outside> Turn<L> for Effects<'_, O> {
         self.keeper.adopt().map_err(failure)?;
         Ok(received.meta.applied.members.as_ref().clone())
     }
+}
+
+/// Whether only a leader sends this.
+fn is_of_a_leader(kind: MessageType) -> bool {
+    matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot)
 }
 
 fn fatal(error: LogError) -> StoreError {

@@ -158,6 +158,12 @@ impl Members {
         self.ids().binary_search(&id).is_ok()
     }
 
+    /// Whether `id` belonged to the group and does no more. A group that has
+    /// not learned of a new member yet has not given out its id either.
+    pub(crate) fn has_removed(&self, id: u64) -> bool {
+        id <= self.last_id && !self.contains(id)
+    }
+
     /// What Raft must be told for `change`, with a new member's id filled in;
     /// or why it may not be.
     pub(crate) fn plan(&self, change: Change) -> Result<(Change, ConfChangeV2), Refusal> {
@@ -465,6 +471,23 @@ mod tests {
             let refusal = |why: &str| Refusal { why: why.to_owned(), passing };
             assert_eq!(observed, expected.map_err(refusal), "{name}");
         }
+    }
+
+    #[test]
+    fn only_who_was_a_member_is_removed() {
+        let cases = [
+            ("a voter", 3, false),
+            ("a learner", 5, false),
+            ("one that left", 4, true),
+            ("the last id ever given out", 7, true),
+            ("one whose addition is still on its way", 8, false),
+        ];
+        for (name, id, expected) in cases {
+            assert_eq!(three().has_removed(id), expected, "{name}");
+        }
+        let leaving = Members { voters_outgoing: vec![1, 2, 3, 4], ..three() };
+        assert!(!leaving.has_removed(4), "half of a change is not enough");
+        assert!(!Members::default().has_removed(2), "it knows nobody yet");
     }
 
     #[test]

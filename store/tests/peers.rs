@@ -220,6 +220,28 @@ async fn members_join_and_the_loss_of_one_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_removed_while_away_learns_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let mut members = three(&authority, dir.path()).await;
+    members.pop().unwrap().stop().await;
+    let removed = members[0].store.change_members(Change::Remove { id: 3 }).await;
+    assert_eq!(removed, Ok(3));
+
+    let back = authority.open(&dir.path().join("3")).await;
+    let told = timeout(PATIENCE, back.store.failed()).await.expect("it waits for ever");
+    assert_eq!(told, StoreError::Removed);
+    let read = back.store.snapshot_latest().await;
+    assert!(matches!(read, Err(StoreError::Removed)), "{read:?}");
+    // The others have not noticed.
+    assert_eq!(members[1].get("k7").await.unwrap().len(), 300);
+    back.accepting.abort();
+    for member in members {
+        member.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_whole_group_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new();

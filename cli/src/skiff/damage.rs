@@ -1,8 +1,8 @@
-//! What to do about a store that is damaged.
+//! What to do about a store that is damaged, or that its group has removed.
 //!
 //! The store says what it found and stops the master. Which commands help
-//! depends on whether others hold the same state; the master cannot know, so
-//! both ways are told.
+//! after damage depends on whether others hold the same state; the master
+//! cannot know, so both ways are told.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use skiff_store::StoreError;
 /// The id of a cluster's first master. Only those that join are given one.
 const FIRST: u64 = 1;
 
-/// How a damaged store is replaced.
+/// How a store that is of no use any more is replaced.
 pub(super) struct WayOut {
     /// Where the store is.
     pub(super) dir: PathBuf,
@@ -20,27 +20,39 @@ pub(super) struct WayOut {
 }
 
 impl WayOut {
-    /// Adds the way out to an error of the store, if it is about damage.
+    /// Adds the way out to an error of the store, if there is one.
     pub(super) fn tell(&self, error: anyhow::Error) -> anyhow::Error {
-        match error.downcast_ref() {
-            Some(StoreError::Damaged(_)) => anyhow::anyhow!("{error:#}. {}", self.commands()),
-            _ => error,
-        }
+        let way_out = match error.downcast_ref() {
+            Some(StoreError::Damaged(_)) => self.after_damage(),
+            Some(StoreError::Removed) => format!(
+                "To let it join again: run `skiff member add` on one of the other masters, {}",
+                self.join()
+            ),
+            _ => return error,
+        };
+        anyhow::anyhow!("{error:#}. {way_out}")
     }
 
-    fn commands(&self) -> String {
+    /// How a master joins that has a store, but none that is of use.
+    fn join(&self) -> String {
+        let store = self.dir.display();
+        let old = match self.joined_as {
+            Some(_) => format!("{store} and {}", self.dir.with_file_name("master.json").display()),
+            None => store.to_string(),
+        };
+        format!(
+            "move {old} away, and start with the printed `skiff server --join URL --token TOKEN`"
+        )
+    }
+
+    fn after_damage(&self) -> String {
         let store = self.dir.display();
         let with_others = |others: &str, id: u64| {
             format!(
                 "{others}: run `skiff member remove {id}` and `skiff member add` on one of them \
                  (after `skiff server --force-new-group` there, if they have no majority without \
-                 this one), move {} away, and start with the printed \
-                 `skiff server --join URL --token TOKEN`",
-                match self.joined_as {
-                    Some(_) =>
-                        format!("{store} and {}", self.dir.with_file_name("master.json").display()),
-                    None => store.to_string(),
-                }
+                 this one), {}",
+                self.join()
             )
         };
         match self.joined_as {
@@ -59,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damage_is_told_with_the_commands_that_help() {
+    fn the_end_of_a_store_is_told_with_the_commands_that_help() {
         let told = |joined_as, error: StoreError| {
             let way_out = WayOut { dir: "/var/lib/skiff/store".into(), joined_as };
             way_out.tell(error.into()).to_string()
@@ -84,7 +96,14 @@ mod tests {
             assert_eq!(text.contains(part), expected, "{part}: {text}");
             assert!(!text.contains('\n'), "one line: {text}");
         }
+        assert_eq!(
+            told(Some(3), StoreError::Removed),
+            "this member was removed from the group. To let it join again: run `skiff member add` on \
+             one of the other masters, move /var/lib/skiff/store and /var/lib/skiff/master.json away, \
+             and start with the printed `skiff server --join URL --token TOKEN`"
+        );
+        assert!(told(None, StoreError::Removed).contains("move /var/lib/skiff/store away"));
         let full = StoreError::Disk("no space left".into());
-        assert_eq!(told(Some(3), full.clone()), full.to_string(), "not damage");
+        assert_eq!(told(Some(3), full.clone()), full.to_string(), "no way out");
     }
 }

@@ -5,15 +5,23 @@
 //! makes a learner that joined to vote into a voter as soon as it has caught
 //! up, so that a new voter never makes writes wait for a long catch-up. A
 //! leader that is to be removed hands its leadership over first.
+//!
+//! Who was removed while it was away, or unreachable, is in no leader's mind any
+//! more. So a member that has not heard a leader for a while knocks at those it
+//! knows, and whoever has applied its removal says so. A member that is behind
+//! knows neither a new member nor its id, and says nothing.
 
 use std::sync::Arc;
 
 use raft::eraftpb::{ConfChangeV2, Entry};
 
-use super::{Core, Done, Ticket, fatal};
-use crate::log::LogStore;
+use super::{Core, Done, LEADERLESS, Ticket, fatal};
+use crate::log::{LogStore, Position};
 use crate::members::{Change, Members, Proposal, Refusal};
+#[cfg(test)]
+use crate::sim::planted::{Fault, is_planted};
 use crate::types::StoreError;
+use crate::wire::peer::PeerMessage;
 
 /// Log entries that a learner may lack to count as caught up.
 const CAUGHT_UP: u64 = 64;
@@ -80,13 +88,43 @@ impl<L: LogStore> Core<L> {
             for ticket in self.proposals.committed(origin, seq) {
                 answers.push((ticket, answer.clone()));
             }
-            if change == (Change::Remove { id: self.member })
-                && !self.members().contains(self.member)
-            {
-                self.removed = true;
-            }
         }
+        self.removed |= self.members().has_removed(self.member);
         Ok(())
+    }
+
+    /// Asks the others whether this member still belongs to them, each time
+    /// that it has heard no leader for a while.
+    pub(super) fn knock(&mut self) {
+        let silent = self.ticks - self.heard;
+        if self.leadership.is_leader || silent == 0 || !silent.is_multiple_of(LEADERLESS) {
+            return;
+        }
+        let others = self.members().ids().into_iter().filter(|id| *id != self.member);
+        let knocks: Vec<_> = others.map(|id| (id, PeerMessage::Knock)).collect();
+        self.outbox.extend(knocks);
+    }
+
+    /// Another member asks whether it still belongs to the group.
+    pub(super) fn knocked(&mut self, from: u64) {
+        let removed = self.members().has_removed(from);
+        #[cfg(test)]
+        let removed = removed
+            || is_planted(Fault::TurnAwayLearners) && !self.members().voters.contains(&from);
+        if removed {
+            let position = self.applied.position;
+            self.outbox.push((from, PeerMessage::Removed { position }));
+        }
+    }
+
+    /// Another member has applied the removal of this one.
+    pub(super) fn turned_away(&mut self, from: u64, position: Position) {
+        // What this member has applied itself says the opposite.
+        if position.index <= self.applied.position.index {
+            return;
+        }
+        tracing::info!(by = from, index = position.index, "told of this member's removal");
+        self.removed = true;
     }
 
     /// Who belongs to the group.

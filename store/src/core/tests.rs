@@ -51,6 +51,8 @@ struct Member {
 /// A group whose messages arrive at once, unless an end is cut off.
 struct World {
     members: BTreeMap<u64, Member>,
+    /// Those that ended because they were removed.
+    removed: BTreeSet<u64>,
     cut: BTreeSet<u64>,
     next_ticket: Ticket,
 }
@@ -74,8 +76,8 @@ fn member(id: u64, members: &Members) -> Member {
     started(id, log, applied)
 }
 
-/// A member that starts with this log, of which it has applied so much.
-fn started(id: u64, log: MemoryLog, applied: Applied) -> Member {
+/// A member with this log, of which it has applied so much.
+fn parts(id: u64, log: MemoryLog, applied: Applied) -> CoreParts<MemoryLog> {
     let machine = Machine::default();
     let shared = Arc::new(Shared::new(View {
         snapshot: Snapshot::new(machine.entries().clone(), machine.revision()),
@@ -84,25 +86,27 @@ fn started(id: u64, log: MemoryLog, applied: Applied) -> Member {
         applied: applied.clone(),
         history: History::new(Revision(0), Duration::from_secs(300), 1 << 20),
     }));
-    let mut member = Member {
-        core: Core::new(CoreParts {
-            member: id,
-            run: id * 100,
-            seed: 7,
-            patience: 50,
-            contact: Some(contact(id)),
-            log,
-            machine,
-            applied,
-            keeper: Box::new(MemoryKeeper),
-            kept_log_bytes: KEPT,
-            sealer: sealer(),
-            shared: shared.clone(),
-        })
-        .unwrap(),
+    CoreParts {
+        member: id,
+        run: id * 100,
+        seed: 7,
+        patience: 50,
+        contact: Some(contact(id)),
+        log,
+        machine,
+        applied,
+        keeper: Box::new(MemoryKeeper),
+        kept_log_bytes: KEPT,
+        sealer: sealer(),
         shared,
-        left: Left::default(),
-    };
+    }
+}
+
+/// The same, started.
+fn started(id: u64, log: MemoryLog, applied: Applied) -> Member {
+    let parts = parts(id, log, applied);
+    let shared = parts.shared.clone();
+    let mut member = Member { core: Core::new(parts).unwrap(), shared, left: Left::default() };
     member.core.start(&mut member.left).unwrap();
     member
 }
@@ -113,7 +117,7 @@ impl World {
         let members =
             Members { voters: (1..=size).collect(), last_id: size, contacts, ..Members::default() };
         let members = (1..=size).map(|id| (id, member(id, &members))).collect();
-        Self { members, cut: BTreeSet::new(), next_ticket: 0 }
+        Self { members, removed: BTreeSet::new(), cut: BTreeSet::new(), next_ticket: 0 }
     }
 
     /// Lets everybody do what they can until nothing moves.
@@ -123,8 +127,15 @@ impl World {
             let ids: Vec<u64> = self.members.keys().copied().collect();
             for id in ids {
                 let member = self.members.get_mut(&id).unwrap();
-                member.core.turn(&mut member.left).unwrap();
-                for (to, message) in std::mem::take(&mut member.left.messages) {
+                let turned = member.core.turn(&mut member.left);
+                let messages = std::mem::take(&mut member.left.messages);
+                if turned == Err(StoreError::Removed) {
+                    self.members.remove(&id);
+                    self.removed.insert(id);
+                } else {
+                    turned.unwrap();
+                }
+                for (to, message) in messages {
                     moved = true;
                     // Everything goes through the codec.
                     let message = PeerMessage::decode(&message.encode()).unwrap();
@@ -232,7 +243,8 @@ fn three_write_and_read_on_each_of_them() {
 fn a_group_of_one_leads_at_once_after_a_crash() {
     let bare = Members::single(1);
     let members = [(1, member(1, &bare))].into();
-    let mut world = World { members, cut: BTreeSet::new(), next_ticket: 0 };
+    let mut world =
+        World { members, removed: BTreeSet::new(), cut: BTreeSet::new(), next_ticket: 0 };
     // The log tells by a later write that the first change was committed.
     for key in ["a", "b"] {
         world.put(1, key, Vec::new());
@@ -575,11 +587,12 @@ fn a_leader_hands_over_before_it_leaves() {
     world.tick(5);
     assert_eq!(world.answer(heir, removed), Some(&Ok(Done::Changed(leader))));
     assert!(!world.core(heir).members().contains(leader));
-    // Nobody listens to it any more, and nobody is disturbed by it.
+    // Nobody listens to it any more, and nobody is disturbed by it; it is told.
     let term = world.core(heir).leadership.term;
     world.cut.clear();
     world.tick(40);
     assert_eq!(world.core(heir).leadership.term, term);
+    assert!(world.removed.contains(&leader));
 }
 
 #[test]
@@ -588,25 +601,80 @@ fn a_removed_follower_stops() {
     let leader = world.elect();
     let gone = if leader == 3 { 2 } else { 3 };
     world.change(leader, Change::Remove { id: gone });
-    for _ in 0..20 {
-        let member = world.members.get_mut(&gone).unwrap();
-        if matches!(member.core.turn(&mut member.left), Err(StoreError::Removed)) {
-            return;
-        }
-        let messages: Vec<_> = (world.members.iter_mut())
-            .flat_map(|(id, member)| {
-                member.core.tick();
-                if *id != gone {
-                    member.core.turn(&mut member.left).unwrap();
-                }
-                std::mem::take(&mut member.left.messages).into_iter().map(|m| (*id, m))
-            })
-            .collect();
-        for (from, (to, message)) in messages {
-            world.members.get_mut(&to).unwrap().core.step(from, message);
-        }
+    world.tick(20);
+    assert!(world.removed.contains(&gone), "it did not learn of it");
+}
+
+/// Stops a member, and starts it again with what was on its disk.
+fn away(world: &mut World, id: u64) -> impl FnOnce() -> Member + use<> {
+    let Core { group, applied, .. } = world.members.remove(&id).unwrap().core;
+    move || started(id, group.log().clone(), applied)
+}
+
+#[test]
+fn a_member_that_was_removed_while_away_is_told() {
+    for part in ["voter", "learner"] {
+        let mut world = World::new(3);
+        let leader = world.elect();
+        let add = Change::AddLearner { id: 0, contact: contact(4) };
+        world.change(leader, add);
+        world.settle();
+        world.members.insert(4, member(4, &Members::default()));
+        world.tick(10);
+        let gone = match part {
+            "learner" => 4,
+            _ if leader == 3 => 2,
+            _ => 3,
+        };
+        let back = away(&mut world, gone);
+        world.change(leader, Change::Remove { id: gone });
+        world.tick(2);
+        assert!(!world.core(leader).members().contains(gone));
+        let term = world.core(leader).leadership.term;
+
+        world.members.insert(gone, back());
+        world.tick(LEADERLESS as usize + 1);
+        assert!(world.removed.contains(&gone), "the {part} waits for ever");
+        assert_eq!(world.core(leader).leadership.term, term, "the others are not disturbed");
     }
-    panic!("it did not learn of it");
+}
+
+#[test]
+fn a_member_that_knows_of_its_removal_does_not_start_again() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let gone = if leader == 3 { 2 } else { 3 };
+    let log = away(&mut world, gone)().core.group.log().clone();
+    world.change(leader, Change::Remove { id: gone });
+    world.tick(2);
+    // It had applied and saved it, and nothing more.
+    let members = world.core(leader).members().clone();
+    let position = Position { index: log.last_index(), term: log.hard_state().term };
+    let mut core = Core::new(parts(gone, log, Applied { position, members })).unwrap();
+    assert_eq!(core.start(&mut Left::default()), Err(StoreError::Removed));
+}
+
+#[test]
+fn nobody_is_turned_away_by_a_member_that_is_behind() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let behind = if leader == 3 { 2 } else { 3 };
+    world.cut.insert(behind);
+    world.change(leader, Change::AddLearner { id: 0, contact: contact(4) });
+    world.settle();
+    world.members.insert(4, member(4, &Members::default()));
+    world.tick(10);
+    assert!(world.core(4).members().contains(4) && !world.core(behind).members().contains(4));
+
+    // The two are alone with each other.
+    world.cut = [1, 2, 3].into_iter().filter(|id| *id != behind).collect();
+    world.tick(10 * SECOND);
+    assert_eq!(world.removed, BTreeSet::new());
+
+    // Nor does a word that is older than what it knows.
+    let position = world.core(4).applied.position;
+    world.members.get_mut(&4).unwrap().core.step(behind, PeerMessage::Removed { position });
+    assert!(!world.core(4).removed);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What must never happen inside the group, whatever callers see of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb::{Message, MessageType};
 
+use crate::members::Members;
 use crate::types::Leadership;
 use crate::wire::peer::PeerMessage;
 
@@ -16,6 +17,8 @@ pub(super) struct Oracle {
     /// By voter and term.
     votes: BTreeMap<(u64, u64), u64>,
     terms: BTreeMap<u64, u64>,
+    /// Whose removal somebody has applied.
+    removed: BTreeSet<u64>,
 }
 
 impl Oracle {
@@ -26,6 +29,19 @@ impl Oracle {
             return Ok(());
         }
         Err(format!("member {member} has another state than others after entry {index}"))
+    }
+
+    /// A member has applied that these are the members.
+    pub(super) fn belong(&mut self, members: &Members) {
+        self.removed.extend((1..=members.last_id).filter(|id| members.has_removed(*id)));
+    }
+
+    /// A member ends because it was removed.
+    pub(super) fn leaves(&self, member: u64) -> Result<(), String> {
+        if self.removed.contains(&member) {
+            return Ok(());
+        }
+        Err(format!("member {member} leaves, but nobody has removed it"))
     }
 
     /// A member says who leads.

@@ -20,11 +20,13 @@ pub(crate) enum Fault {
     RepeatForwards,
     /// A crash between a received snapshot and the log's reset is not mended.
     HalfSnapshot,
+    /// Whoever asks whether it was removed, and has no vote, is told so.
+    TurnAwayLearners,
 }
 
 impl Fault {
     /// Every bug, and the number of seeds within which it has to be found.
-    pub(super) const ALL: [(Fault, u64); 7] = [
+    pub(super) const ALL: [(Fault, u64); 8] = [
         (Fault::AcknowledgeBeforeSync, 100),
         (Fault::ForgetVote, 2000),
         (Fault::SkipReadIndex, 50),
@@ -32,6 +34,7 @@ impl Fault {
         (Fault::ApplyTwice, 50),
         (Fault::RepeatForwards, 50),
         (Fault::HalfSnapshot, 1000),
+        (Fault::TurnAwayLearners, 2000),
     ];
 }
 

@@ -25,6 +25,10 @@ pub(crate) enum PeerMessage {
     /// The records asked for: framed entries in key order. None without the
     /// snapshot: it is gone.
     Chunk { position: Position, after: Option<String>, records: Option<Vec<Bytes>>, last: bool },
+    /// Asks whether the sender still belongs to the group: it hears of no leader.
+    Knock,
+    /// It does not, by what the group had agreed on up to `position`.
+    Removed { position: Position },
 }
 
 /// A proposal on its way to the leader.
@@ -92,6 +96,11 @@ impl PeerMessage {
                 records.iter().for_each(|record| put_bytes(out, record));
                 out.push(u8::from(*last));
             }
+            Self::Knock => out.push(6),
+            Self::Removed { position } => {
+                out.push(7);
+                put_position(out, *position);
+            }
         })
     }
 
@@ -124,6 +133,8 @@ impl PeerMessage {
                 let records = there.then_some(records);
                 Self::Chunk { position, after, records, last: reader.flag()? }
             }
+            6 => Self::Knock,
+            7 => Self::Removed { position: position(&mut reader)? },
             _ => return Err(WireError::Nonsense("unknown message")),
         };
         reader.end()?;
@@ -335,6 +346,8 @@ mod tests {
             (any::<u64>(), "[a-z ]{0,9}", any::<bool>()).prop_map(|(seq, why, passing)| {
                 PeerMessage::Refused { seq, refusal: Refusal { why, passing } }
             }),
+            Just(PeerMessage::Knock),
+            position().prop_map(|position| PeerMessage::Removed { position }),
             (position(), after())
                 .prop_map(|(position, after)| PeerMessage::Pull { position, after }),
             (

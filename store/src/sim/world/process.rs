@@ -148,6 +148,7 @@ impl World {
         match turned {
             Ok(()) => Ok(()),
             Err(StoreError::Removed) => {
+                self.oracle.leaves(id)?;
                 self.crash(id);
                 if let Some(member) = self.members.get_mut(&id) {
                     member.ended = true;
@@ -172,6 +173,7 @@ impl World {
         self.oracle.leads(id, leadership)?;
         let mut view = life.shared.view_mut();
         self.oracle.applied(id, view.applied.position.index, view.digest)?;
+        self.oracle.belong(&view.applied.members);
         let from = life.published.max(view.history.floor().0);
         let events: Vec<_> = (view.history.after(crate::types::Revision(from)))
             .map(|event| (**event).clone())

@@ -107,9 +107,17 @@ impl World {
             let view = leader.shared.view();
             (view.applied.members.clone(), view.applied.position, view.digest)
         };
-        for (id, member) in self.members.iter().filter(|(id, _)| members.contains(**id)) {
+        for (id, member) in &self.members {
             let Some(life) = &member.life else { continue };
             let view = life.shared.view();
+            if !members.contains(*id) {
+                // Who knows none of those that are left has nobody to ask.
+                let knows = view.applied.members.ids().iter().any(|id| members.contains(*id));
+                if knows {
+                    return Err(format!("member {id} was removed and is not told"));
+                }
+                continue;
+            }
             if (view.applied.position, view.digest) != (position, digest) {
                 return Err(format!(
                     "member {id} is at {:?}, the leader at {position:?}",
