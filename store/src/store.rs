@@ -54,7 +54,7 @@ impl Store {
     /// Opens the store in `config.dir`, or makes a new one. When this returns,
     /// everything ever acknowledged is readable and the store takes writes.
     pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let mut launch = Launch::new(&config)?;
+        let mut launch = launch(&config)?;
         if let Some(peers) = config.peers.clone() {
             launch.contact = Some(peers.contact.clone());
             let streams = Arc::new(Streams::new(peers));
@@ -68,31 +68,17 @@ impl Store {
     /// A store on an external etcd cluster. When this returns, everything in it
     /// is readable; leadership is settled soon after.
     pub async fn etcd(config: EtcdConfig) -> Result<Self, StoreError> {
-        let sealer = Arc::new(
-            Sealer::new(&config.sealing_key)
-                .map_err(|error| StoreError::Invalid(error.to_string()))?,
-        );
+        let launch =
+            Launch::new(&config.sealing_key, config.max_txn_bytes, config.request_timeout)?;
         let (requests_tx, requests_rx) = mpsc::channel(QUEUE);
-        let shared = etcd::open(&config, sealer.clone(), requests_rx).await?;
-        let limits = Limits { txn_bytes: config.max_txn_bytes };
-        let (request_timeout, thread) = (config.request_timeout, Mutex::new(None));
-        Ok(Self {
-            inner: Arc::new(Inner {
-                shared,
-                sealer,
-                requests_tx,
-                limits,
-                request_timeout,
-                streams: None,
-                thread,
-            }),
-        })
+        let shared = etcd::open(&config, launch.sealer.clone(), requests_rx).await?;
+        Ok(launch.store(shared, requests_tx, None))
     }
 
     /// A store in memory: the same code without a disk, for tests.
     pub async fn memory() -> Result<Self, StoreError> {
         let config = StoreConfig::new("", [0; 32]);
-        start(Launch::new(&config)?, move || in_memory(1, Members::single(1), &config)).await
+        start(launch(&config)?, move || in_memory(1, Members::single(1), &config)).await
     }
 
     /// A group of `size` stores in memory over `network`, for tests. Returns
@@ -101,7 +87,7 @@ impl Store {
         let mut stores = Vec::new();
         for id in 1..=size {
             let config = StoreConfig::new("", [0; 32]);
-            let mut launch = Launch::new(&config)?;
+            let mut launch = launch(&config)?;
             launch.transport = network.end(id);
             let members =
                 Members { voters: (1..=size).collect(), last_id: size, ..Members::default() };
@@ -313,6 +299,10 @@ impl Store {
             ))),
         }
     }
+}
+
+fn launch(config: &StoreConfig) -> Result<Launch, StoreError> {
+    Launch::new(&config.sealing_key, config.max_txn_bytes, config.request_timeout)
 }
 
 impl std::fmt::Debug for Store {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -77,17 +78,44 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    pub(super) fn new(config: &StoreConfig) -> Result<Self, StoreError> {
-        let sealer = Sealer::new(&config.sealing_key)
-            .map_err(|error| StoreError::Invalid(error.to_string()))?;
+    pub(super) fn new(
+        sealing_key: &[u8; 32],
+        max_txn_bytes: usize,
+        request_timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let sealer =
+            Sealer::new(sealing_key).map_err(|error| StoreError::Invalid(error.to_string()))?;
         Ok(Self {
             sealer: Arc::new(sealer),
-            limits: Limits { txn_bytes: config.max_txn_bytes },
-            request_timeout: config.request_timeout,
+            limits: Limits { txn_bytes: max_txn_bytes },
+            request_timeout,
             contact: None,
             transport: Arc::new(Alone),
             streams: None,
         })
+    }
+
+    /// The handle of a store whose other side is `thread`, or a task that ends
+    /// with `requests_tx`.
+    pub(super) fn store(
+        self,
+        shared: Arc<Shared>,
+        requests_tx: mpsc::Sender<Request>,
+        thread: Option<JoinHandle<()>>,
+    ) -> Store {
+        let Self { sealer, limits, request_timeout, streams, .. } = self;
+        let thread = Mutex::new(thread);
+        Store {
+            inner: Arc::new(Inner {
+                shared,
+                sealer,
+                requests_tx,
+                limits,
+                request_timeout,
+                streams,
+                thread,
+            }),
+        }
     }
 }
 
@@ -99,10 +127,13 @@ pub(super) async fn start<L: LogStore>(
 ) -> Result<Store, StoreError> {
     let (requests_tx, mut requests_rx) = mpsc::channel(QUEUE);
     let (ready_tx, ready_rx) = oneshot::channel();
-    let Launch { sealer, limits, request_timeout, contact, transport, streams } = launch;
-    let incoming = requests_tx.downgrade();
-    let patience = request_timeout.as_millis().div_ceil(TICK.as_millis()) as u64;
-    let wiring = Wiring { sealer: sealer.clone(), patience, contact, transport, incoming };
+    let wiring = Wiring {
+        sealer: launch.sealer.clone(),
+        patience: launch.request_timeout.as_millis().div_ceil(TICK.as_millis()) as u64,
+        contact: launch.contact.clone(),
+        transport: launch.transport.clone(),
+        incoming: requests_tx.downgrade(),
+    };
     let runtime = Handle::current();
     let thread = std::thread::Builder::new()
         .name("skiff-store".into())
@@ -133,18 +164,7 @@ pub(super) async fn start<L: LogStore>(
     let shared = ready_rx
         .await
         .unwrap_or_else(|_| Err(StoreError::Disk("the store did not survive its start".into())))?;
-    let thread = Mutex::new(Some(thread));
-    Ok(Store {
-        inner: Arc::new(Inner {
-            shared,
-            sealer,
-            requests_tx,
-            limits,
-            request_timeout,
-            streams,
-            thread,
-        }),
-    })
+    Ok(launch.store(shared, requests_tx, Some(thread)))
 }
 
 /// What the driver's thread puts its parts together with.

@@ -76,7 +76,7 @@ impl LogStore for Faulty {
 async fn faulty(appends_left: u32, delay: Duration) -> Result<Store, StoreError> {
     let mut config = StoreConfig::new("", [0; 32]);
     config.request_timeout = Duration::from_millis(200);
-    start(Launch::new(&config).unwrap(), move || {
+    start(launch(&config).unwrap(), move || {
         let members = Members::single(1);
         let mut log = Faulty { log: MemoryLog::default(), appends_left, delay };
         log.initialize(&members).unwrap();
