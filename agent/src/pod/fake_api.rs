@@ -206,7 +206,8 @@ impl FakeApi {
 
     fn delete(&self, path: &str, options: &Value) -> Answer {
         let Some(mut object) = self.get(path) else { return refuse(404, "NotFound") };
-        if options["gracePeriodSeconds"] == 0 {
+        let kept = object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+        if options["gracePeriodSeconds"] == 0 && !kept {
             self.remove(path);
         } else {
             let grace = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);

@@ -140,8 +140,9 @@ impl View<'_> {
                     | Outcome::Refused
                     | Outcome::Evicted,
                 ) => return "Failed",
-                // A deleted pod ends as its containers did.
-                None if deleting && !self.observed.containers.is_empty() => {
+                // A deleted pod ends as its containers did, and without any it
+                // has failed.
+                None if deleting => {
                     let names = spec(self.pod).containers.iter().map(|container| &container.name);
                     let mut codes =
                         names.map(|name| self.observed.latest(name).and_then(Attempt::exit_code));

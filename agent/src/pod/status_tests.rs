@@ -238,6 +238,14 @@ fn a_deleted_pod_ends_as_its_containers_did() {
         let found = compute(&pod, &observed(vec![container("a", 0, state.clone())]), &[], at(1000));
         assert_eq!(found.phase.as_deref(), Some(expected), "{state:?}");
     }
+    let mut never_ran = pod(json!({"containers": [{"name": "a"}]}));
+    never_ran.metadata.deletion_timestamp = Some(Time(at(1030)));
+    let mut found = Observed::default();
+    found.busy.insert(labels::SANDBOX.into(), Work::Starting);
+    let phase = |found: &Observed| compute(&never_ran, found, &[], at(1000)).phase;
+    assert_eq!(phase(&found).as_deref(), Some("Pending"), "its start is still under way");
+    found.busy.clear();
+    assert_eq!(phase(&found).as_deref(), Some("Failed"));
 }
 
 #[test]

@@ -106,3 +106,23 @@ async fn what_ran_once_runs_once_although_somebody_tidies_up() {
     assert_eq!(created.filter(|call| call.contains("_a_p_")).count(), 1);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn the_last_status_of_a_deleted_pod_is_told_before_anything_of_it_goes() {
+    let mut node = hollow().await;
+    node.apply("p", one());
+    let mut pod = node.until("Ready", ready).await;
+    // Somebody waits for how it ended, as a Job does.
+    pod["metadata"]["finalizers"] = json!(["batch.kubernetes.io/job-tracking"]);
+    node.api.put(POD, pod);
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+        kube::Api::namespaced(node.api.client(), "ns");
+    pods.delete("p", &Default::default()).await.unwrap();
+    node.until_empty().await;
+    let told = node.api.get(POD).unwrap();
+    let state = &told["status"]["containerStatuses"][0]["state"];
+    assert_eq!(told["status"]["phase"], "Failed", "{told:#}");
+    assert!(state["terminated"].is_object(), "{state}");
+    assert!(!ready(&told), "{told:#}");
+    node.stop().await;
+}

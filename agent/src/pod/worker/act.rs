@@ -52,7 +52,7 @@ impl Worker {
                         Done::Released(apply::release_sandbox(&ctx, &pod, sandbox).await)
                     });
                 }
-                Action::CleanUp if !self.end_retry.waits(now) && self.may_clean_up() => {
+                Action::CleanUp if !self.end_retry.waits(now) && self.has_told(now) => {
                     self.whole_pod(|ctx, pod| async move {
                         Done::Cleaned(apply::clean_up(&ctx, &pod).await)
                     });
@@ -75,10 +75,14 @@ impl Worker {
         false
     }
 
-    /// The final status has to be with the API before what it tells of is
-    /// removed; a pod that is gone has none.
-    fn may_clean_up(&self) -> bool {
-        self.gone || !self.reporting
+    /// Whether the API has the final status: it has to, before what that tells
+    /// of is removed. A pod that is gone has none.
+    fn has_told(&mut self, now: Timestamp) -> bool {
+        if self.gone {
+            return true;
+        }
+        self.report(now);
+        !self.reporting && !self.report_retry.waits(now)
     }
 
     /// Starts a job about the pod as a whole.
