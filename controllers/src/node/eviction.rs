@@ -6,9 +6,12 @@
 //!
 //! A toleration with `tolerationSeconds` counts from the taint's `timeAdded`,
 //! so a restart of this controller neither shortens nor prolongs anybody's
-//! time. When the taint goes in time, the next look finds nothing to do.
+//! time. People's taints mostly have none: then it counts from the moment at
+//! which this controller first saw the pod under such a taint. When the taint
+//! goes in time, the next look finds nothing to do.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,6 +34,9 @@ const COMPONENT: &str = "taint-eviction-controller";
 /// The taint eviction controller.
 pub(crate) struct TaintEvictions {
     context: Context,
+    /// Since when pods, told apart by UID, have been seen on nodes that send
+    /// pods away.
+    seen: Mutex<BTreeMap<Key, (Option<String>, Timestamp)>>,
 }
 
 impl TaintEvictions {
@@ -40,7 +46,8 @@ impl TaintEvictions {
         let (tx, pods) = (queue.clone(), context.caches.pods.clone());
         context.caches.nodes.subscribe(move |old, new| {
             let Some(node) = new else { return };
-            if old.is_none_or(|old| evicting(old) != evicting(node)) && !evicting(node).is_empty() {
+            // Also when the last of them goes: its time is over then.
+            if old.map_or_else(Vec::new, |old| evicting(old)) != evicting(node) {
                 for pod in pods.indexed(&pods::on_node(meta::name(&node.metadata))) {
                     tx.add(Key::of(&pod.metadata));
                 }
@@ -48,18 +55,32 @@ impl TaintEvictions {
         });
         let (tx, nodes) = (queue.clone(), context.caches.nodes.clone());
         context.caches.pods.subscribe(move |old, new| {
-            let Some(pod) = new else { return };
+            let Some(pod) = new.or(old) else { return };
             let moved = |old: &Arc<Pod>| {
                 pods::node_name(old) != pods::node_name(pod) || tolerations(old) != tolerations(pod)
             };
-            if old.is_none_or(moved)
+            if (new.is_none() || old.is_none_or(moved))
                 && let Some(node) = nodes.get(&Key::new("", pods::node_name(pod)))
                 && !evicting(&node).is_empty()
             {
                 tx.add(Key::of(&pod.metadata));
             }
         });
-        (Arc::new(Self { context: context.clone() }), queue)
+        (Arc::new(Self { context: context.clone(), seen: Mutex::default() }), queue)
+    }
+
+    /// Since when this pod has been under a taint: `now` at the first look.
+    /// Without a pod or a taint it is forgotten.
+    fn seen_since(&self, key: &Key, tainted: Option<&Pod>, now: Timestamp) -> Timestamp {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pod) = tainted else {
+            seen.remove(key);
+            return now;
+        };
+        let known = seen.get(key).filter(|(uid, _)| *uid == pod.metadata.uid);
+        let since = known.map_or(now, |(_, since)| *since);
+        seen.insert(key.clone(), (pod.metadata.uid.clone(), since));
+        since
     }
 
     async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), Error> {
@@ -92,14 +113,16 @@ impl Controller for TaintEvictions {
     const NAME: &'static str = "taint-eviction";
 
     async fn pass(&self, key: &Key) -> Result<Next, Error> {
-        let Some(pod) = self.context.caches.pods.get(key) else { return Ok(Next::OnChange) };
-        if !pods::is_active(&pod) {
-            return Ok(Next::OnChange);
-        }
-        let Some(node) = self.context.caches.nodes.get(&Key::new("", pods::node_name(&pod))) else {
-            return Ok(Next::OnChange);
-        };
-        match plan_eviction(&evicting(&node), tolerations(&pod), meta::now()) {
+        let now = meta::now();
+        let pod = self.context.caches.pods.get(key).filter(|pod| pods::is_active(pod));
+        let node = pod
+            .as_ref()
+            .and_then(|pod| self.context.caches.nodes.get(&Key::new("", pods::node_name(pod))));
+        let taints = node.as_deref().map_or_else(Vec::new, evicting);
+        let tainted = pod.as_deref().filter(|_| !taints.is_empty());
+        let since = self.seen_since(key, tainted, now);
+        let Some(pod) = pod else { return Ok(Next::OnChange) };
+        match plan_eviction(&taints, tolerations(&pod), since, now) {
             Stay::ForGood => Ok(Next::OnChange),
             Stay::For(rest) => Ok(Next::After(rest)),
             Stay::NoLonger => {
@@ -130,8 +153,14 @@ enum Stay {
 
 /// How long a pod with these `tolerations` may stay on a node with these
 /// taints. The first taint to lose patience decides; for one taint, the
-/// toleration that ends first does.
-fn plan_eviction(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
+/// toleration that ends first does. A taint that does not tell its age counts
+/// from `seen`.
+fn plan_eviction(
+    taints: &[&Taint],
+    tolerations: &[Toleration],
+    seen: Timestamp,
+    now: Timestamp,
+) -> Stay {
     let mut stay = Stay::ForGood;
     for taint in taints {
         let mut matching =
@@ -144,7 +173,7 @@ fn plan_eviction(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) 
             continue;
         };
         let patience = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        let since = taint.time_added.as_ref().map_or(seen, |time| time.0);
         match patience.checked_sub(meta::elapsed(since, now)) {
             Some(rest) if !rest.is_zero() => {
                 stay = match stay {
@@ -232,7 +261,17 @@ mod tests {
         ];
         for (name, taints, tolerations, expected) in cases {
             let taints: Vec<&Taint> = taints.iter().collect();
-            assert_eq!(plan_eviction(&taints, &tolerations, at(100)), expected, "{name}");
+            assert_eq!(plan_eviction(&taints, &tolerations, at(0), at(100)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_taint_without_a_time_counts_from_when_it_was_seen() {
+        let taint = Taint { time_added: None, ..taint("example.com/x", 0) };
+        let tolerations = [exists("example.com/x", Some(5))];
+        let stay = |now| plan_eviction(&[&taint], &tolerations, at(100), at(now));
+        assert_eq!(stay(100), Stay::For(Duration::from_secs(5)));
+        assert_eq!(stay(103), Stay::For(Duration::from_secs(2)));
+        assert_eq!(stay(105), Stay::NoLonger);
     }
 }
