@@ -73,7 +73,7 @@ impl Machine {
         };
         for write in txn.writes {
             match write {
-                Write::Put(key, draft) => self.put(key, &draft, revision, &mut outcome),
+                Write::Put(key, draft) => self.put(key, draft, revision, &mut outcome),
                 Write::Delete(key) => self.delete(&key, revision, &mut outcome),
             }
         }
@@ -104,15 +104,15 @@ impl Machine {
         }
     }
 
-    fn put(&mut self, key: Key, draft: &Draft, revision: Revision, outcome: &mut Outcome) {
+    fn put(&mut self, key: Key, draft: Draft, revision: Revision, outcome: &mut Outcome) {
         let previous = self.entries.get(&*key).cloned();
         let entry = Arc::new(Entry {
             // The map's own key is reused, so that a key's text is kept once.
             key: previous.as_ref().map_or(key, |previous| previous.key.clone()),
-            value: fill(draft, revision),
             created: previous.as_ref().map_or(revision, |previous| previous.created),
             modified: revision,
             sealed: draft.sealed,
+            value: fill(draft, revision),
         });
         if let Some(previous) = &previous {
             self.forget(previous);
@@ -215,8 +215,9 @@ pub(crate) fn range<'a>(
 }
 
 /// The draft's bytes with the revision written into its hole.
-pub(crate) fn fill(draft: &Draft, revision: Revision) -> Bytes {
-    let Some(at) = draft.revision_at else { return draft.bytes.clone() };
+pub(crate) fn fill(draft: Draft, revision: Revision) -> Bytes {
+    // Moved: a value that was never cloned needs no count of its owners.
+    let Some(at) = draft.revision_at else { return draft.bytes };
     let (before, after) = draft.bytes.split_at(at as usize);
     let digits = revision.to_string();
     let mut value = BytesMut::with_capacity(draft.bytes.len() + digits.len());

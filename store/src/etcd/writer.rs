@@ -144,7 +144,7 @@ impl Writer {
                     let created = put.prev_kv.map_or(at, |kv| Revision(kv.create_revision as u64));
                     committed.entries.push(Arc::new(Entry {
                         key: key.clone(),
-                        value: machine::fill(draft, at),
+                        value: machine::fill(draft.clone(), at),
                         created,
                         modified: at,
                         sealed: draft.sealed,
@@ -202,9 +202,9 @@ pub(super) fn entry(key: Key, kv: &KeyValue, sealer: &Sealer) -> Result<Entry, S
     let modified = Revision(kv.mod_revision as u64);
     Ok(Entry {
         key,
-        value: machine::fill(&draft, modified),
         created: Revision(kv.create_revision as u64),
         modified,
         sealed: draft.sealed,
+        value: machine::fill(draft, modified),
     })
 }
