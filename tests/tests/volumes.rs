@@ -217,6 +217,25 @@ impl Drop for Shared {
     }
 }
 
+/// Shows a key of a config map, whole and by `subPath`, and ends when told to.
+const SHOWN: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: shown}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: skiff-example/busybox:latest
+    imagePullPolicy: Never
+    command: [sh, -c, "cat /part; echo; while ! rm /end; do sleep 0.1; done 2>/dev/null"]
+    volumeMounts:
+    - {name: conf, mountPath: /all}
+    - {name: conf, mountPath: /part, subPath: key}
+  volumes:
+  - {name: conf, configMap: {name: conf}}
+"#;
+
 #[test]
 fn some_volumes_come_with_their_pod() {
     let lab = Lab::up(1);
@@ -248,6 +267,18 @@ fn some_volumes_come_with_their_pod() {
         let mount = format!("volumeMounts[?(@.mountPath=='{path}')].recursiveReadOnly");
         assert_eq!(field(&lab, "pod/own", &format!(".status.containerStatuses[0].{mount}")), told);
     }
+
+    step("a container that starts anew finds the new file behind its subPath");
+    lab.kubectl(&["create", "configmap", "conf", "--from-literal=key=old"]).ok();
+    create(SHOWN);
+    lab.wait("the old value", LIMIT, &["logs", "shown"], |said| said.trim() == "old");
+    let new = r#"{"data": {"key": "new"}}"#;
+    lab.kubectl(&["patch", "configmap", "conf", "--type=merge", "-p", new]).ok();
+    let whole = ["exec", "shown", "--", "cat", "/all/key"];
+    lab.wait("the new value", LIMIT, &whole, |said| said == "new");
+    lab.kubectl(&["exec", "shown", "--", "touch", "/end"]).ok();
+    lab.wait("the new value by subPath", LIMIT, &["logs", "shown"], |said| said.trim() == "new");
+    lab.kubectl(&["delete", "pod/shown", "configmap/conf", "--now"]).ok();
 
     step("a claim that is somebody else's is not taken");
     create(&claim("other-scratch", ""));

@@ -76,6 +76,28 @@ pub fn requests(pod: &Pod, given: Option<&PodStatus>) -> BTreeMap<String, i64> {
     most
 }
 
+/// How much memory the pod's containers may use together, if each of them is
+/// limited.
+pub fn memory_limit(pod: &Pod) -> Option<i64> {
+    let of = |container: &Container| {
+        let limits = container.resources.as_ref().and_then(|own| own.limits.as_ref());
+        memory_bytes(limits).filter(|bytes| *bytes > 0)
+    };
+    let spec = super::model::spec(pod);
+    let (mut beside, mut most) = (0, 0);
+    for init in spec.init_containers.iter().flatten() {
+        let own = of(init)?;
+        most = most.max(beside + own);
+        if super::model::is_sidecar(init) {
+            beside += own;
+        }
+    }
+    for container in &spec.containers {
+        beside += of(container)?;
+    }
+    Some(most.max(beside))
+}
+
 /// The larger of both, by name.
 fn raise(most: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
     for (name, amount) in other {

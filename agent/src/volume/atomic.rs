@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path};
 
 use super::mounts::ensure_dir;
@@ -34,7 +34,8 @@ pub(super) fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result
     }
     let old = fs::read_link(dir.join(DATA)).ok();
     if old.as_ref().is_some_and(|old| holds(&dir.join(old), files)) {
-        return Ok(());
+        // Whoever turned the link may have been killed right then.
+        return show(dir, files);
     }
     let version = format!("..{}", jiff::Timestamp::now().as_nanosecond());
     let next = dir.join(&version);
@@ -46,6 +47,9 @@ pub(super) fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result
         }
         fs::write(&at, &file.content)?;
         fs::set_permissions(&at, Permissions::from_mode(file.mode & 0o7777))?;
+        if file.user.is_some() {
+            chown(&at, file.user, None)?;
+        }
         if let Some(group) = group {
             give_to_group(&at, group, true)?;
         }
@@ -59,8 +63,18 @@ pub(super) fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result
     symlink(&version, &pending)?;
     fs::rename(&pending, dir.join(DATA))?;
     show(dir, files)?;
-    if let Some(old) = old {
-        fs::remove_dir_all(dir.join(old))?;
+    remove_others(dir, &version)
+}
+
+/// Removes the versions before this one, also those that were never shown.
+fn remove_others(dir: &Path, version: &str) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("..") && name != version && entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        }
     }
     Ok(())
 }
@@ -88,10 +102,13 @@ fn show(dir: &Path, files: &Files) -> io::Result<()> {
 fn holds(dir: &Path, files: &Files) -> bool {
     let same = files.iter().all(|(path, file)| {
         let at = dir.join(path);
-        let mode = fs::metadata(&at).map(|meta| meta.permissions().mode() & 0o777);
-        // A group may have been given more than the mode says.
-        let mode_fits = mode.is_ok_and(|mode| mode & file.mode & 0o777 == file.mode & 0o777);
-        mode_fits && fs::read(&at).is_ok_and(|content| content == file.content)
+        let fits = fs::metadata(&at).is_ok_and(|meta| {
+            // A group may have been given more than the mode says.
+            let wanted = file.mode & 0o777;
+            meta.permissions().mode() & wanted == wanted
+                && file.user.is_none_or(|user| meta.uid() == user)
+        });
+        fits && fs::read(&at).is_ok_and(|content| content == file.content)
     });
     same && count(dir).is_ok_and(|count| count == files.len())
 }
@@ -111,7 +128,8 @@ mod tests {
     use super::*;
 
     fn files(entries: &[(&str, &str)]) -> Files {
-        let file = |text: &str| FileContent { content: text.as_bytes().to_vec(), mode: 0o640 };
+        let file =
+            |text: &str| FileContent { content: text.as_bytes().to_vec(), mode: 0o640, user: None };
         entries.iter().map(|(path, text)| ((*path).to_owned(), file(text))).collect()
     }
 
@@ -137,6 +155,27 @@ mod tests {
             (Some("3".into()), None, Some("4".into()))
         );
         assert!(!dir.path().join(version).exists(), "the old version is gone");
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_put_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = files(&[("a", "1"), ("b", "2")]);
+        write(dir.path(), &wanted, None).unwrap();
+        // Killed after the link was turned, and before.
+        fs::remove_file(dir.path().join("b")).unwrap();
+        write(dir.path(), &wanted, None).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("b")).unwrap(), "2");
+        fs::create_dir(dir.path().join("..123")).unwrap();
+        symlink("..123", dir.path().join(DATA_NEXT)).unwrap();
+        write(dir.path(), &files(&[("a", "3")]), None).unwrap();
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let version = fs::read_link(dir.path().join(DATA)).unwrap();
+        assert_eq!(names, [version.to_str().unwrap(), DATA, "a"]);
     }
 
     #[test]

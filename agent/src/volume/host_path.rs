@@ -13,9 +13,9 @@ pub(super) fn ensure(path: &Path, kind: Option<&str>) -> io::Result<()> {
     match kind {
         // Docker refuses a bind mount of nothing; the kubelet lets the runtime
         // make a folder.
-        "" if !path.exists() => return ensure_dir(path, 0o755).map(drop),
+        "" if !path.exists() => return ensure_dir(path, 0o755),
         "" => return Ok(()),
-        "DirectoryOrCreate" if !path.exists() => return ensure_dir(path, 0o755).map(drop),
+        "DirectoryOrCreate" if !path.exists() => return ensure_dir(path, 0o755),
         "FileOrCreate" if !path.exists() => return File::create_new(path).map(drop),
         _ => {}
     }

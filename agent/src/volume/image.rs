@@ -45,7 +45,7 @@ pub(super) async fn lay_out(mut tar: Tar, dir: &Path) -> io::Result<()> {
         (dir.with_file_name(format!(".{name}.tar")), dir.with_file_name(format!(".{name}")));
     if let Some(parent) = dir.parent() {
         let parent = parent.to_owned();
-        blocking(move || ensure_dir(&parent, 0o755).map(drop)).await?;
+        blocking(move || ensure_dir(&parent, 0o755)).await?;
     }
     let mut file = tokio::fs::File::create(&saved).await?;
     while let Some(piece) = tar.try_next().await.map_err(io::Error::other)? {

@@ -15,6 +15,7 @@
 //! this machine ([`persistent`]).
 
 mod atomic;
+mod empty_dir;
 mod host_path;
 mod image;
 pub mod mounts;
@@ -23,6 +24,7 @@ pub mod payload;
 pub mod persistent;
 mod subpath;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -169,30 +171,11 @@ async fn prepare_one(
 ) -> Result<Prepared, String> {
     let dir = folder_of(pod_dir, &volume.name);
     let text = |error: std::io::Error| error.to_string();
-    if let Some(empty) = &volume.empty_dir {
-        let in_memory = empty.medium.as_deref() == Some("Memory");
-        let size = empty
-            .size_limit
-            .as_ref()
-            .and_then(crate::pod::resources::parse)
-            .map(|size| size.bytes())
-            .filter(|size| *size > 0);
-        blocking({
-            let dir = dir.clone();
-            move || {
-                let fresh = mounts::ensure_dir(&dir, 0o777)?;
-                if in_memory {
-                    mounts::ensure_tmpfs(&dir, 0o777, size)?;
-                }
-                // Later passes must not undo what the pod did to its files.
-                if fresh && let Some(group) = fs_group {
-                    ownership::give_to_group(&dir, group, false)?;
-                }
-                Ok(())
-            }
-        })
-        .await
-        .map_err(text)?;
+    if let Some(source) = &volume.empty_dir {
+        let medium = empty_dir::medium(pod, source, &sources.allocatable)?;
+        let group = fs_group.and_then(|group| u32::try_from(group).ok());
+        let target = dir.clone();
+        blocking(move || empty_dir::ensure(&target, &medium, group)).await.map_err(text)?;
         return Ok(Prepared { path: dir, read_only: false });
     }
     if let Some(host) = &volume.host_path {
@@ -231,7 +214,7 @@ async fn prepare_one(
     blocking(move || {
         mounts::ensure_dir(&target, 0o755)?;
         if found.secret {
-            mounts::ensure_tmpfs(&target, 0o755, None)?;
+            mounts::ensure_tmpfs(&target, "mode=755")?;
         }
         atomic::write(&target, &found.files, fs_group)
     })
@@ -260,12 +243,9 @@ pub async fn container_mounts(
                 mount.name, container.name
             )
         })?;
-        let get = |name: &str| {
-            env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-        };
         let sub = match (&mount.sub_path, &mount.sub_path_expr) {
             (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
-            (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, get)),
+            (_, Some(expression)) if !expression.is_empty() => Some(expanded(expression, env)?),
             _ => None,
         };
         let what = if sub.is_some() { "subPath for volumeMount" } else { "volumeMount" };
@@ -289,6 +269,23 @@ pub async fn container_mounts(
         });
     }
     Ok(found)
+}
+
+/// A `subPathExpr` with the values of its variables, each of which has to have
+/// one.
+fn expanded(expression: &str, env: &[(String, String)]) -> Result<String, String> {
+    let missing = RefCell::new(None);
+    let path = expand(expression, |name| {
+        let value = env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        if value.is_none() {
+            missing.replace(Some(name.to_owned()));
+        }
+        value
+    });
+    match missing.into_inner() {
+        Some(name) => Err(format!("missing value for {name:?}")),
+        None => Ok(path),
+    }
 }
 
 /// Where Docker finds what a container mounts: the volume itself or, in `place`,
@@ -343,4 +340,24 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sub_path_needs_a_value_for_each_variable() {
+        let env = [("POD".to_owned(), "p".to_owned()), ("EMPTY".to_owned(), String::new())];
+        let missing = |name: &str| Err(format!("missing value for {name:?}"));
+        let cases = [
+            ("logs/$(POD)", Ok("logs/p".to_owned())),
+            ("$(POD)$(EMPTY)", Ok("p".to_owned())),
+            ("$(NONE)/$(POD)", missing("NONE")),
+            ("$$(NONE)", Ok("$(NONE)".to_owned())),
+        ];
+        for (expression, expected) in cases {
+            assert_eq!(expanded(expression, &env), expected, "{expression}");
+        }
+    }
 }

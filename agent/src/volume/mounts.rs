@@ -4,37 +4,67 @@
 //! there would be invisible to Docker. So mounts are made on a thread that
 //! has moved to the machine's first mount namespace.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// Makes the folder with exactly this mode. True when it was not there.
-pub fn ensure_dir(dir: &Path, mode: u32) -> io::Result<bool> {
-    if dir.is_dir() {
-        return Ok(false);
-    }
-    DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-    // The process's umask does not apply to this.
-    fs::set_permissions(dir, Permissions::from_mode(mode))?;
-    Ok(true)
+/// Makes the folder with exactly this mode.
+pub fn ensure_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    ensure_dir_of(dir, mode, None)
 }
 
-/// Mounts a tmpfs at `dir` unless one is there.
-pub fn ensure_tmpfs(dir: &Path, mode: u32, size: Option<i64>) -> io::Result<()> {
+/// The same for a group. One that is there is left as it is.
+///
+/// The folder gets its name last: whoever is killed before that leaves none
+/// that looks finished.
+pub(super) fn ensure_dir_of(dir: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    let mut hidden = OsString::from(".");
+    hidden.push(dir.file_name().unwrap_or_default());
+    let half = dir.with_file_name(hidden);
+    match fs::create_dir(&half) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if group.is_some() {
+        chown(&half, None, group)?;
+    }
+    // The process's umask does not apply to this.
+    fs::set_permissions(&half, Permissions::from_mode(mode))?;
+    match fs::rename(&half, dir) {
+        // Somebody else was quicker.
+        Err(_) if dir.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+/// Mounts a tmpfs at `dir` unless something is mounted there.
+///
+/// Kernels that can do it never move its pages to a swap device.
+pub(super) fn ensure_tmpfs(dir: &Path, options: &str) -> io::Result<()> {
+    ensure_mount(dir, "tmpfs", &format!("{options},noswap"))
+        .or_else(|_| ensure_mount(dir, "tmpfs", options))
+}
+
+/// Mounts a file system without a device at `dir` unless something is mounted
+/// there.
+pub(super) fn ensure_mount(dir: &Path, kind: &str, options: &str) -> io::Result<()> {
     in_host_namespace(|| {
         if mount_points()?.iter().any(|point| point == dir) {
             return Ok(());
         }
-        let mut options = format!("mode={mode:o}");
-        if let Some(size) = size {
-            options.push_str(&format!(",size={size}"));
-        }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        Ok(mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options.as_str()))?)
+        Ok(mount(Some(kind), dir, Some(kind), flags, Some(options))?)
     })
 }
 

@@ -21,6 +21,14 @@ pub struct FileContent {
     pub content: Vec<u8>,
     /// Its mode bits.
     pub mode: u32,
+    /// Whose it is, if not root's.
+    pub user: Option<u32>,
+}
+
+impl FileContent {
+    fn new(content: Vec<u8>, mode: u32) -> Self {
+        Self { content, mode, user: None }
+    }
 }
 
 /// What a volume shows.
@@ -98,10 +106,7 @@ async fn project(
     }
     if let Some(source) = &projection.service_account_token {
         let token = lookup.token(source).await?;
-        let mode = mode_of(None, mode);
-        payload
-            .files
-            .insert(source.path.clone(), FileContent { content: token.token.into_bytes(), mode });
+        payload.files.insert(source.path.clone(), token_file(pod, token.token, mode));
         payload.secret = true;
         payload.renew_at =
             Some(payload.renew_at.map_or(token.renew_at, |known| known.min(token.renew_at)));
@@ -149,7 +154,7 @@ fn pick(
         None => {
             let mode = mode_of(None, default_mode);
             files.extend(
-                data.into_iter().map(|(key, content)| (key, FileContent { content, mode })),
+                data.into_iter().map(|(key, content)| (key, FileContent::new(content, mode))),
             );
         }
         Some(items) => {
@@ -157,10 +162,7 @@ fn pick(
                 match data.get(&item.key) {
                     Some(content) => {
                         let mode = mode_of(item.mode, default_mode);
-                        files.insert(
-                            item.path.clone(),
-                            FileContent { content: content.clone(), mode },
-                        );
+                        files.insert(item.path.clone(), FileContent::new(content.clone(), mode));
                     }
                     None if optional == Some(true) => {}
                     None => {
@@ -197,9 +199,33 @@ fn downward(
             String::new()
         };
         let mode = mode_of(item.mode, default_mode);
-        files.insert(item.path.clone(), FileContent { content: content.into_bytes(), mode });
+        files.insert(item.path.clone(), FileContent::new(content.into_bytes(), mode));
     }
     Ok(())
+}
+
+/// A token is for nobody but the user or the group of the pod, where it has
+/// one of its own.
+fn token_file(pod: &Pod, token: String, default_mode: i32) -> FileContent {
+    let context = spec(pod).security_context.as_ref();
+    let group = context.and_then(|context| context.fs_group);
+    let user = only_user(pod);
+    let owned = user.is_some() || group.is_some();
+    let mode = if owned { 0o600 } else { mode_of(None, default_mode) };
+    FileContent { content: token.into_bytes(), mode, user }
+}
+
+/// The user that all containers of the pod run as, if that is said.
+fn only_user(pod: &Pod) -> Option<u32> {
+    let spec = spec(pod);
+    let common = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let usual = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let usual = usual.map(|container| container.security_context.as_ref());
+    let later = spec.ephemeral_containers.iter().flatten();
+    let later = later.map(|container| container.security_context.as_ref());
+    let mut users = usual.chain(later).map(|own| own.and_then(|own| own.run_as_user).or(common));
+    let first = users.next().flatten()?;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
 }
 
 fn mode_of(own: Option<i32>, default: i32) -> u32 {
@@ -291,5 +317,29 @@ mod tests {
             });
             assert_eq!(found, expected.map_err(str::to_owned), "{volume:?}");
         }
+    }
+
+    #[test]
+    fn a_token_is_for_the_user_or_the_group_of_its_pod() {
+        let cases = [
+            (json!({}), json!({}), (0o644, None)),
+            (json!({"runAsUser": 7}), json!({}), (0o600, Some(7))),
+            (json!({}), json!({"runAsUser": 8}), (0o600, Some(8))),
+            (json!({"fsGroup": 9}), json!({}), (0o600, None)),
+            (json!({"fsGroup": 9, "runAsUser": 7}), json!({}), (0o600, Some(7))),
+        ];
+        for (common, own, expected) in cases {
+            let pod: Pod = serde_json::from_value(json!({"spec": {
+                "securityContext": common, "containers": [{"name": "c", "securityContext": own}]
+            }}))
+            .unwrap();
+            let file = token_file(&pod, "t".into(), 0o644);
+            assert_eq!((file.mode, file.user), expected, "{common}, {own}");
+        }
+        let two: Pod = serde_json::from_value(json!({"spec": {"containers": [
+            {"name": "a", "securityContext": {"runAsUser": 7}}, {"name": "b"}
+        ]}}))
+        .unwrap();
+        assert_eq!(only_user(&two), None, "another container runs as somebody else");
     }
 }

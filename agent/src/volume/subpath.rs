@@ -6,15 +6,15 @@
 //! by the kernel, and what was opened is bound to a place that only we can
 //! write to; Docker mounts that.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::mounts::{ensure_dir, in_host_namespace, mount_points};
@@ -33,22 +33,36 @@ pub(super) fn bind_whole(root: &Path, target: &Path) -> io::Result<()> {
 
 fn bind_opened(target: &Path, open: impl FnOnce() -> io::Result<OwnedFd> + Send) -> io::Result<()> {
     in_host_namespace(|| {
-        if mount_points()?.iter().any(|point| point == target) {
-            return Ok(());
-        }
         let part = open()?;
         let opened = format!("/proc/thread-self/fd/{}", part.as_raw_fd());
-        if std::fs::metadata(&opened)?.is_dir() {
-            ensure_dir(target, 0o750)?;
-        } else {
-            if let Some(parent) = target.parent() {
-                ensure_dir(parent, 0o750)?;
+        let found = fs::metadata(&opened)?;
+        if mount_points()?.iter().any(|point| point == target) {
+            let bound = fs::metadata(target)?;
+            if (bound.dev(), bound.ino()) == (found.dev(), found.ino()) {
+                return Ok(());
             }
-            File::create(target)?;
+            // The name means another file by now, as it does after an update of
+            // a config map. A container that starts anew gets that one.
+            umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
         }
+        make_place(target, found.is_dir())?;
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
         Ok(mount(Some(opened.as_str()), target, None::<&str>, flags, None::<&str>)?)
     })
+}
+
+/// Makes what a folder or a file can be mounted over.
+fn make_place(target: &Path, folder: bool) -> io::Result<()> {
+    if let Some(parent) = target.parent() {
+        ensure_dir(parent, 0o750)?;
+    }
+    match fs::symlink_metadata(target) {
+        Ok(there) if there.is_dir() == folder => return Ok(()),
+        Ok(there) if there.is_dir() => fs::remove_dir(target)?,
+        Ok(_) => fs::remove_file(target)?,
+        Err(_) => {}
+    }
+    if folder { ensure_dir(target, 0o750) } else { File::create(target).map(drop) }
 }
 
 /// Opens `root`/`sub` without leaving `root`, making folders that are missing.
@@ -64,7 +78,7 @@ fn open_beneath(root: &Path, sub: &Path, create: bool) -> io::Result<OwnedFd> {
         .collect::<io::Result<_>>()?;
     let root = File::open(root)?;
     // Whoever may write to the volume may write to its parts.
-    let mode = root.metadata()?.permissions().mode() & 0o777;
+    let mode = root.metadata()?.permissions().mode() & 0o7777;
     let root: OwnedFd = root.into();
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let how = OpenHow::new()
@@ -95,8 +109,8 @@ fn open_beneath(root: &Path, sub: &Path, create: bool) -> io::Result<OwnedFd> {
 /// by the descriptor: the name may point elsewhere by now.
 fn allow(opened: &OwnedFd, mode: u32) -> io::Result<()> {
     let path = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
-    let special = std::fs::metadata(&path)?.permissions().mode() & 0o7000;
-    std::fs::set_permissions(&path, Permissions::from_mode(special | mode))
+    let special = fs::metadata(&path)?.permissions().mode() & 0o7000;
+    fs::set_permissions(&path, Permissions::from_mode(special | mode))
 }
 
 #[cfg(test)]
