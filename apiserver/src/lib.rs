@@ -38,6 +38,7 @@ mod discovery;
 pub mod fuzzing;
 mod health;
 pub mod join;
+mod leading;
 mod metrics;
 mod openapi;
 mod patience;

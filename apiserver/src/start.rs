@@ -21,6 +21,7 @@ use crate::authz::{self, Authorizer, aggregation};
 use crate::config::{Config, ConfigError};
 use crate::discovery::Discovery;
 use crate::health::Health;
+use crate::leading::while_leading;
 use crate::metrics::Metrics;
 use crate::openapi::Documents;
 use crate::pki::{Pki, PkiConfig, PkiError, signer};
@@ -164,11 +165,14 @@ pub async fn serve(
     let follow = cancel.clone();
     let followed = Arc::clone(&live);
     tasks.spawn(async move { followed.follow(follow).await });
-    let loopback = client::client(service.clone(), UserInfo::loopback());
-    tasks.spawn(aggregation::run(live, loopback, cancel.clone()));
     let (leadership, leading) = (service.0.registry.store.leadership(), service.clone());
     let client_of = move |term| client::client(leading.clone(), UserInfo::loopback().in_term(term));
-    tasks.spawn(signer::run(Arc::clone(&pki), client_of, leadership, cancel.clone()));
+    let aggregate = move |client| aggregation::run(Arc::clone(&live), client);
+    let signing = Arc::clone(&pki);
+    let sign = move |client| signer::sign(Arc::clone(&signing), client);
+    let (until, leads) = (cancel.clone(), leadership.clone());
+    tasks.spawn(while_leading(client_of.clone(), aggregate, leads, until.clone()));
+    tasks.spawn(while_leading(client_of, sign, leadership, until));
     tasks.spawn(server::run(
         listener,
         tls,

@@ -3,7 +3,8 @@
 //!
 //! Deciding is [`Policy::plan_aggregation`](super::rbac::Policy); this file
 //! waits for a change and writes. A write changes roles, so the next round
-//! looks again and finds nothing to do.
+//! looks again and finds nothing to do. A write that failed changes none, so it
+//! is looked at again after a while. The leading master alone writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,11 @@ use kube::{
 };
 use serde_json::json;
 use skiff_client::Api;
-use tokio_util::sync::CancellationToken;
 
 use super::live::Live;
+
+/// How long is waited after a write that failed.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Waits until aggregated roles hold all that is there for them, but no longer
 /// than `limit`.
@@ -37,23 +40,27 @@ pub async fn settled(live: &Live, limit: Duration) {
     }
 }
 
-/// Follows the roles until cancelled.
-pub async fn run(live: Arc<Live>, client: Client, cancel: CancellationToken) {
+/// Follows the roles for ever.
+pub(crate) async fn run(live: Arc<Live>, client: Client) {
     let api: Api<ClusterRole> = Api::all(client);
     let mut changes = live.role_changes();
     loop {
+        let mut failed = false;
         for (name, rules) in live.policy(super::rbac::Policy::plan_aggregation) {
             let patch = Patch::Merge(json!({ "rules": rules }));
             match api.patch(&name, &PatchParams::default(), &patch).await {
                 Ok(_) => tracing::debug!(role = name, "aggregated rules written"),
                 // Deleted meanwhile, or a race lost: its change wakes us again.
                 Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-                Err(error) => tracing::warn!(role = name, %error, "cannot write aggregated rules"),
+                Err(error) => {
+                    tracing::warn!(role = name, %error, "cannot write aggregated rules");
+                    failed = true;
+                }
             }
         }
         tokio::select! {
-            () = cancel.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if failed => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Signs CertificateSigningRequests.
 //!
-//! `plan_request` decides, [`run`] watches and writes. Three signers are
+//! `plan_request` decides, [`sign`] watches and writes. Three signers are
 //! served:
 //!
 //! | signer | approved by | gets |
@@ -13,16 +13,17 @@
 //! what was checked. Requests to other signers are left to others.
 //!
 //! Only the leading master signs, as with controllers: two that answer the same
-//! request would give out two certificates, of which the object keeps one.
+//! request would give out two certificates, of which the object keeps one. What
+//! cannot be read or written is tried again, less and less often.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
@@ -37,9 +38,6 @@ use k8s_openapi::{
 use kube::{Client, api::PostParams, runtime::watcher};
 use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
 use skiff_client::Api;
-use skiff_store::Leadership;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::{AGENT_CLIENT_USER, Leaf, Pki, ca::LEAF_VALIDITY};
 use crate::{
@@ -50,6 +48,10 @@ use crate::{
 const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
 const USER_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+
+/// How long is waited before a failed step is tried again, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 const MIN_VALIDITY: Duration = Duration::from_secs(600);
 const NODE_PREFIX: &str = "system:node:";
@@ -85,47 +87,67 @@ struct NodeNames {
     addresses: HashSet<IpAddr>,
 }
 
-/// Signs whenever this master leads, until cancelled. What the client of a term
-/// writes must be refused as soon as the term is over.
-pub async fn run(
-    pki: Arc<Pki>,
-    client_of: impl Fn(u64) -> Client,
-    mut leadership: watch::Receiver<Leadership>,
-    cancel: CancellationToken,
-) {
-    let lead = async {
-        // An error is the store's end.
-        while let Ok(now) = leadership.wait_for(|now| now.is_leader).await.map(|now| *now) {
-            let term = now.term;
-            tokio::select! {
-                () = sign(&pki, client_of(term)) => return,
-                _ = leadership.wait_for(|now| !now.is_leader || now.term != term) => {}
-            }
-        }
-    };
-    tokio::select! {
-        () = cancel.cancelled() => {}
-        () = lead => {}
-    }
-}
-
 /// Watches and signs for ever.
-async fn sign(pki: &Pki, client: Client) {
+pub(crate) async fn sign(pki: Arc<Pki>, client: Client) {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client);
     let mut events = skiff_client::watch(api.clone(), watcher::Config::default());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(watcher::Event::Apply(request) | watcher::Event::InitApply(request)) => {
-                if let Err(error) = apply_request(pki, &api, &nodes, &request).await {
-                    let name = request.metadata.name.as_deref().unwrap_or_default();
-                    tracing::warn!(name, %error, "cannot serve a certificate signing request");
+    let mut retries: FuturesUnordered<BoxFuture<'static, String>> = FuturesUnordered::new();
+    // How often in a row a request could not be served. One retry is on its way
+    // for each that is in here.
+    let mut failures: HashMap<String, u32> = HashMap::new();
+    loop {
+        let (name, again, served) = tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(watcher::Event::Apply(request) | watcher::Event::InitApply(request))) => {
+                    let name = request.metadata.name.clone().unwrap_or_default();
+                    (name, false, apply_request(&pki, &api, &nodes, &request).await)
                 }
+                Some(Ok(_)) => continue,
+                // The watch waits and lists again by itself.
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "watching certificate signing requests");
+                    continue;
+                }
+                None => return,
+            },
+            Some(name) = retries.next() => {
+                let served = look_again(&pki, &api, &nodes, &name).await;
+                (name, true, served)
             }
-            Ok(_) => {}
-            // The watch waits and lists again by itself.
-            Err(error) => tracing::warn!(%error, "watching certificate signing requests"),
+        };
+        let Err(error) = served else {
+            failures.remove(&name);
+            continue;
+        };
+        tracing::warn!(name, %error, "cannot serve a certificate signing request, will try again");
+        let tries = failures.entry(name.clone()).or_default();
+        if again || *tries == 0 {
+            let pause = pause_after(*tries);
+            *tries += 1;
+            retries.push(Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                name
+            }));
         }
+    }
+}
+
+/// How long is waited after so many failures in a row before this one.
+fn pause_after(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
+}
+
+/// Serves a request as it is now, if it is still there.
+async fn look_again(
+    pki: &Pki,
+    api: &Api<CertificateSigningRequest>,
+    nodes: &Api<Node>,
+    name: &str,
+) -> Result<(), kube::Error> {
+    match api.get_opt(name).await? {
+        Some(request) => apply_request(pki, api, nodes, &request).await,
+        None => Ok(()),
     }
 }
 

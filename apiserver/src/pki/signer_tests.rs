@@ -1,4 +1,6 @@
-//! Who gets which certificate, as a table; and who signs.
+//! Who gets which certificate, as a table; and what happens when the API fails.
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kube::client::Body;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
@@ -136,18 +138,7 @@ fn a_request_is_read_and_signed() {
     assert!(parse(b"no request").is_err());
 }
 
-/// Says so when it is dropped.
-struct OnDrop(u64, mpsc::UnboundedSender<(u64, &'static str)>);
-
-impl Drop for OnDrop {
-    fn drop(&mut self) {
-        let _ = self.1.send((self.0, "left"));
-    }
-}
-
-#[tokio::test]
-async fn only_the_leader_signs_and_only_for_its_term() {
-    let dir = tempfile::tempdir().unwrap();
+fn pki_in(dir: &tempfile::TempDir) -> Arc<Pki> {
     let pki = Pki::open(PkiConfig {
         data_dir: dir.path().to_owned(),
         advertise: [127, 0, 0, 1].into(),
@@ -155,38 +146,62 @@ async fn only_the_leader_signs_and_only_for_its_term() {
         cluster_domain: "cluster.local".to_owned(),
         names: Vec::new(),
     });
-    let (seen_tx, mut seen_rx) = mpsc::unbounded_channel();
-    // An API server that never answers and notes who asks and who gives up.
-    let client_of = move |term| {
-        let seen_tx = seen_tx.clone();
-        let service = tower::service_fn(move |_: http::Request<Body>| {
-            let _ = seen_tx.send((term, "asked"));
-            let waiting = OnDrop(term, seen_tx.clone());
-            async move {
-                let _waiting = waiting;
-                std::future::pending::<Result<http::Response<Body>, std::io::Error>>().await
-            }
-        });
-        Client::new(service, "default")
-    };
-    let now = |term, is_leader| Leadership { term, leader: Some(1), is_leader };
-    let (leadership_tx, leadership_rx) = watch::channel(now(1, false));
-    let cancel = CancellationToken::new();
-    let signer =
-        tokio::spawn(run(Arc::new(pki.unwrap()), client_of, leadership_rx, cancel.clone()));
-    // Were it to sign as a follower, term 1 would be seen before term 2.
-    tokio::task::yield_now().await;
-    leadership_tx.send_replace(now(2, true));
-    assert_eq!(seen_rx.recv().await, Some((2, "asked")));
-    leadership_tx.send_replace(now(3, false));
-    assert_eq!(seen_rx.recv().await, Some((2, "left")));
-    leadership_tx.send_replace(now(4, true));
-    assert_eq!(seen_rx.recv().await, Some((4, "asked")));
-    // Lost and won again before anybody looked.
-    leadership_tx.send_replace(now(6, true));
-    assert_eq!(seen_rx.recv().await, Some((4, "left")));
-    assert_eq!(seen_rx.recv().await, Some((6, "asked")));
-    cancel.cancel();
-    signer.await.unwrap();
-    assert_eq!(seen_rx.recv().await, Some((6, "left")));
+    Arc::new(pki.unwrap())
+}
+
+#[test]
+fn pauses_grow_up_to_a_minute() {
+    let pauses = [0, 1, 2, 6, 7, 40].map(|failures| pause_after(failures).as_millis());
+    assert_eq!(pauses, [500, 1000, 2000, 32_000, 60_000, 60_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_failed_is_tried_again() {
+    let mut wanted = request(USER_CLIENT, "jane", "dev", "client auth", &["Approved"]);
+    wanted.metadata.name = Some("janes".to_owned());
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "jane");
+    let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    wanted.spec.request = ByteString(pem.into_bytes());
+
+    // An API server with one request, whose disk takes the third write.
+    let (wrote_tx, mut wrote_rx) = mpsc::unbounded_channel();
+    let writes = Arc::new(AtomicU32::new(0));
+    let service = tower::service_fn(move |asked: http::Request<Body>| {
+        let (wanted, wrote_tx, writes) = (wanted.clone(), wrote_tx.clone(), Arc::clone(&writes));
+        async move {
+            let path = asked.uri().path().to_owned();
+            let watches = asked.uri().query().is_some_and(|query| query.contains("watch"));
+            let (code, body) = match (asked.method().as_str(), path.rsplit('/').next()) {
+                ("GET", Some("certificatesigningrequests")) if watches => {
+                    std::future::pending().await
+                }
+                ("GET", Some("certificatesigningrequests")) => {
+                    let list = serde_json::json!({
+                        "metadata": { "resourceVersion": "1" }, "items": [wanted],
+                    });
+                    (200, list.to_string())
+                }
+                ("GET", Some("janes")) => (200, serde_json::to_string(&wanted).unwrap()),
+                ("PUT", Some("status")) if writes.fetch_add(1, Ordering::Relaxed) < 2 => {
+                    (500, "no space left".to_owned())
+                }
+                ("PUT", Some("status")) => {
+                    let body = asked.into_body().collect_bytes().await.unwrap();
+                    let _ = wrote_tx.send(body.clone());
+                    (200, String::from_utf8(body.to_vec()).unwrap())
+                }
+                _ => panic!("{} {path}", asked.method()),
+            };
+            let answer = http::Response::builder().status(code).body(Body::from(body.into_bytes()));
+            Ok::<_, std::io::Error>(answer.unwrap())
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let signing = tokio::spawn(sign(pki_in(&dir), Client::new(service, "default")));
+    let wrote = wrote_rx.recv().await.unwrap();
+    let wrote: CertificateSigningRequest = serde_json::from_slice(&wrote).unwrap();
+    assert!(wrote.status.unwrap().certificate.is_some());
+    signing.abort();
 }
