@@ -64,7 +64,7 @@ impl<K> Api<K> {
 impl<K: DeserializeOwned> Api<K> {
     /// The object of this name.
     pub async fn get(&self, name: &str) -> Result<K> {
-        read(&self.send(self.request().get(name, &GetParams::default())).await?)
+        read(self.send(self.request().get(name, &GetParams::default())).await?)
     }
 
     /// The object of this name, if there is one.
@@ -78,8 +78,9 @@ impl<K: DeserializeOwned> Api<K> {
 
     /// The objects that `params` select.
     pub async fn list(&self, params: &ListParams) -> Result<Vec<K>> {
-        let list = self.send(self.request().list(params)).await?;
-        list["items"].as_array().into_iter().flatten().map(read).collect()
+        let mut list = self.send(self.request().list(params)).await?;
+        let items = list.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take);
+        items.into_iter().flatten().map(read).collect()
     }
 
     /// Makes an object.
@@ -87,7 +88,7 @@ impl<K: DeserializeOwned> Api<K> {
     where
         K: Serialize,
     {
-        read(&self.send(self.request().create(params, body(object)?)).await?)
+        read(self.send(self.request().create(params, body(object)?)).await?)
     }
 
     /// Puts `object` in the place of what there is.
@@ -95,7 +96,7 @@ impl<K: DeserializeOwned> Api<K> {
     where
         K: Serialize,
     {
-        read(&self.send(self.request().replace(name, params, body(object)?)).await?)
+        read(self.send(self.request().replace(name, params, body(object)?)).await?)
     }
 
     /// Replaces the status alone.
@@ -119,8 +120,7 @@ impl<K: DeserializeOwned> Api<K> {
     {
         let object = body(object)?;
         read(
-            &self
-                .send(self.request().replace_subresource(subresource, name, params, object))
+            self.send(self.request().replace_subresource(subresource, name, params, object))
                 .await?,
         )
     }
@@ -132,7 +132,7 @@ impl<K: DeserializeOwned> Api<K> {
         params: &PatchParams,
         patch: &Patch<impl Serialize>,
     ) -> Result<K> {
-        read(&self.send(self.request().patch(name, params, patch)).await?)
+        read(self.send(self.request().patch(name, params, patch)).await?)
     }
 
     /// Changes what the patch names in the status.
@@ -142,7 +142,7 @@ impl<K: DeserializeOwned> Api<K> {
         params: &PatchParams,
         patch: &Patch<impl Serialize>,
     ) -> Result<K> {
-        read(&self.send(self.request().patch_subresource("status", name, params, patch)).await?)
+        read(self.send(self.request().patch_subresource("status", name, params, patch)).await?)
     }
 
     /// Posts to a subresource that answers with an object of its own kind.
@@ -155,7 +155,7 @@ impl<K: DeserializeOwned> Api<K> {
     ) -> Result<T> {
         let object = body(object)?;
         let request = self.request().create_subresource(subresource, name, params, object);
-        read(&self.send(request).await?)
+        read(self.send(request).await?)
     }
 }
 
@@ -167,8 +167,11 @@ async fn send(
     client.request(request.map_err(Error::BuildRequest)?).await
 }
 
-fn read<T: DeserializeOwned>(value: &Value) -> Result<T> {
-    T::deserialize(value).map_err(Error::SerdeError)
+fn read<T: DeserializeOwned>(mut value: Value) -> Result<T> {
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    T::deserialize(&value).map_err(Error::SerdeError)
 }
 
 fn body(object: &impl Serialize) -> Result<Vec<u8>> {

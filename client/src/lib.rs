@@ -14,6 +14,10 @@
 //! administrator at a master; [`on_lost_quorum`] notices when its server is of
 //! no use any more.
 //!
+//! Objects come without `metadata.managedFields`: nothing here reads them, they
+//! are often half of an object, and the API server keeps them when an object is
+//! written back without.
+//!
 //! Left out: objects whose kind is known only at run time, and metadata alone.
 //! For them `kube` has `Api<DynamicObject>` and `PartialObjectMeta`, which are
 //! compiled once as they are.

@@ -41,12 +41,14 @@ fn server(answers: Vec<(StatusCode, Vec<Value>)>) -> (Client, Log) {
 fn map(name: &str, color: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": "a", "resourceVersion": "7"},
+        "metadata": {"name": name, "namespace": "a", "resourceVersion": "7",
+            "managedFields": [{"manager": "somebody", "operation": "Update"}]},
         "data": {"color": color},
     })
 }
 
 fn color(map: &ConfigMap) -> &str {
+    assert_eq!(map.metadata.managed_fields, None, "nobody reads them");
     &map.data.as_ref().unwrap()["color"]
 }
 

@@ -66,7 +66,9 @@ fn read<K: DeserializeOwned>(object: DynamicObject) -> Option<K> {
     read.inspect_err(|error| error!(?name, %error, "an object is not of its type")).ok()
 }
 
-fn value_of(object: DynamicObject) -> serde_json::Result<Value> {
+fn value_of(mut object: DynamicObject) -> serde_json::Result<Value> {
+    // Often half of what an object is made of.
+    object.metadata.managed_fields = None;
     let mut value = object.data;
     value["metadata"] = serde_json::to_value(object.metadata)?;
     Ok(value)
