@@ -452,6 +452,20 @@ async fn what_a_limit_range_adds_counts_for_the_class() {
     server.post("/api/v1/namespaces/default/limitranges", range).await.expect(201);
     let made = server.post("/api/v1/namespaces/default/pods", pod("p")).await.expect(201);
     assert_eq!(made["status"]["qosClass"], "Guaranteed", "{}", made["spec"]["containers"]);
+    assert_eq!(made["status"]["conditions"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_gated_pod_says_so_from_the_beginning() {
+    let server = start().await;
+    let mut gated = pod("p");
+    gated["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}]);
+    let made = server.post("/api/v1/namespaces/default/pods", gated).await.expect(201);
+    let told = &made["status"]["conditions"];
+    assert_eq!(told[0]["type"], "PodScheduled", "{told}");
+    assert_eq!(told[0]["status"], "False");
+    assert_eq!(told[0]["reason"], "SchedulingGated");
+    assert_eq!(told[0]["lastTransitionTime"], made["metadata"]["creationTimestamp"]);
 }
 
 #[tokio::test]

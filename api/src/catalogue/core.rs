@@ -47,10 +47,21 @@ const EVENT_FIELDS: &[&str] = &[
     "type",
 ];
 
-/// Notes the quality-of-service class of a new pod in its status.
-fn pod_class(pod: &mut k::Pod) {
-    if let (Some(spec), Some(status)) = (&pod.spec, &mut pod.status) {
-        status.qos_class = Some(validation::qos_class(spec).to_owned());
+/// Notes in a new pod's status its quality-of-service class, and that its gates
+/// keep it from being scheduled.
+fn new_pod(pod: &mut k::Pod) {
+    let (Some(spec), Some(status)) = (&pod.spec, &mut pod.status) else { return };
+    status.qos_class = Some(validation::qos_class(spec).to_owned());
+    if spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
+        status.conditions = Some(vec![k::PodCondition {
+            type_: "PodScheduled".to_owned(),
+            status: "False".to_owned(),
+            reason: Some("SchedulingGated".to_owned()),
+            message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+            last_transition_time: pod.metadata.creation_timestamp.clone(),
+            observed_generation: pod.metadata.generation,
+            ..k::PodCondition::default()
+        }]);
     }
 }
 
@@ -236,7 +247,7 @@ pub(super) const ENTRIES: &[Resource] = &[
             default: Some(defaults::pod),
             validate: Some(validation::pod_create),
             validate_update: Some(validation::pod_update),
-            prepare: Some(pod_class),
+            prepare: Some(new_pod),
             rules: Rules { initial_status: InitialStatus::Phase("Pending"), ..Rules::FULL },
             printer: &table::POD,
             selectable: POD_FIELDS,

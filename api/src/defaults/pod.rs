@@ -19,6 +19,9 @@ use super::{fill, fill_nonzero, fill_text, image, volume};
 pub fn pod(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
     pod_spec(spec);
+    // Once it meant "at once", which is what a second comes to.
+    spec.termination_grace_period_seconds =
+        spec.termination_grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds });
     fill(&mut spec.enable_service_links, true);
     let host_network = spec.host_network == Some(true);
     let init_containers = spec.init_containers.iter_mut().flatten();
@@ -199,6 +202,15 @@ mod tests {
             "terminationGracePeriodSeconds": 30,
         });
         assert_eq!(pod["spec"], expected);
+    }
+
+    #[test]
+    fn a_negative_grace_period_of_a_pod_is_the_shortest() {
+        let grace = |seconds: i64| {
+            let spec = json!({"terminationGracePeriodSeconds": seconds, "containers": []});
+            filled(json!({"spec": spec}))["spec"]["terminationGracePeriodSeconds"].clone()
+        };
+        assert_eq!((grace(-7), grace(0), grace(9)), (json!(1), json!(0), json!(9)));
     }
 
     #[test]

@@ -172,6 +172,28 @@ fn regular(container: &EphemeralContainer) -> Container {
     }
 }
 
+/// Checks that files with variables are in volumes that the pod's own
+/// containers write.
+fn env_files(errors: &mut Errors, container: &Container, pod: Surroundings<'_>, path: &Path<'_>) {
+    for (index, variable) in list(&container.env).iter().enumerate() {
+        let file = variable.value_from.as_ref().and_then(|from| from.file_key_ref.as_ref());
+        let Some(name) = file.map(|file| &file.volume_name).filter(|name| !name.is_empty()) else {
+            continue;
+        };
+        let path = path.index(index);
+        let path = path.child("valueFrom");
+        let path = path.child("fileKeyRef");
+        let path = path.child("volumeName");
+        match pod.volume(name) {
+            None => errors.not_found(&path, name.as_str()),
+            Some(volume) if volume.empty_dir.is_none() => {
+                errors.invalid(&path, name.as_str(), "referenced volume must be of type emptyDir");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// Checks what all containers have in common.
 fn common(errors: &mut Errors, container: &Container, pod: Surroundings<'_>, path: &Path<'_>) {
     let name_path = path.child("name");
@@ -186,6 +208,7 @@ fn common(errors: &mut Errors, container: &Container, pod: Surroundings<'_>, pat
     termination_message_policy(errors, text(&container.termination_message_policy), path);
     ports(errors, list(&container.ports), pod, &path.child("ports"));
     env::variables(errors, list(&container.env), &path.child("env"));
+    env_files(errors, container, pod, &path.child("env"));
     env::sources(errors, list(&container.env_from), &path.child("envFrom"));
     volume_mounts(errors, container, pod, &path.child("volumeMounts"));
     volume_devices(errors, container, pod, &path.child("volumeDevices"));

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::names;
 use super::path::{Errors, Path, text};
+use super::security::descending_path;
 
 /// Fields of the pod that a variable may show.
 const ENV_FIELDS: [&str; 9] = [
@@ -111,6 +112,7 @@ fn value_from(errors: &mut Errors, source: &EnvVarSource, has_value: bool, path:
                 errors.required(&path.child(field), "");
             }
         }
+        descending_path(errors, &file.path, &path.child("path"));
     }
     if sources == 0 {
         let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, \

@@ -117,14 +117,6 @@ fn pod_fields() {
             &["spec.activeDeadlineSeconds: Invalid: must be between 1 and 2147483647, inclusive"],
         ),
         (
-            "/spec/terminationGracePeriodSeconds",
-            json!(-1),
-            &[
-                "spec.terminationGracePeriodSeconds: Invalid: must be greater than or equal to 0",
-                "spec.containers[0].lifecycle.preStop.sleep: Invalid",
-            ],
-        ),
-        (
             "/spec/hostAliases",
             json!([{"ip": "x", "hostnames": ["a_b"]}]),
             &["spec.hostAliases[0].ip: Invalid", "spec.hostAliases[0].hostnames[0]: Invalid"],
@@ -230,6 +222,7 @@ fn container_fields() {
                 {"name": "F", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
                 {"name": "G", "valueFrom": {"secretKeyRef": {"name": "", "key": "a/b"}}},
                 {"name": "H", "valueFrom": {"resourceFieldRef": {"resource": "limits.x", "divisor": "1"}}},
+                {"name": "I", "valueFrom": {"fileKeyRef": {"volumeName": "gone", "path": "../x", "key": "K"}}},
             ]),
             &[
                 "spec.containers[0].env[0].name: Required",
@@ -241,6 +234,8 @@ fn container_fields() {
                 "spec.containers[0].env[7].valueFrom.secretKeyRef.name: Required",
                 "spec.containers[0].env[7].valueFrom.secretKeyRef.key: Invalid",
                 "spec.containers[0].env[8].valueFrom.resourceFieldRef.resource: NotSupported",
+                "spec.containers[0].env[9].valueFrom.fileKeyRef.path: Invalid: must not contain '..'",
+                "spec.containers[0].env[9].valueFrom.fileKeyRef.volumeName: NotFound",
             ],
         ),
         (
