@@ -222,6 +222,7 @@ pub fn container(
             .and_then(|lifecycle| lifecycle.stop_signal.clone()),
         unmasked_proc: context.proc_mount.as_deref() == Some("Unmasked"),
         shm_size: None,
+        handler: None,
     })
 }
 

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret, Service,
+    ConfigMap, Container, FileKeySelector, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret,
+    Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_api::quantity::Quantity as Amount;
 
+use super::env_file;
 use super::model::spec;
 use super::resources::parse;
 
@@ -29,9 +31,17 @@ pub struct Sources {
     pub host_ips: Vec<String>,
     /// Addresses of the pod.
     pub pod_ips: Vec<String>,
+    /// The text of files in volumes that variables come from, or why there is
+    /// none.
+    pub files: BTreeMap<FileKey, EnvFile>,
     /// What the node can give, for limits that a container leaves open.
     pub allocatable: BTreeMap<String, Quantity>,
 }
+
+/// A file in a volume: the volume's name and the path in it.
+pub type FileKey = (String, String);
+/// The text of such a file, or why there is none.
+pub type EnvFile = Result<String, String>;
 
 /// A reference that leads nowhere. The message is the one users see.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +129,9 @@ pub fn resolve(
                         &key.name,
                         &key.key,
                     )?
+                } else if let Some(key) = &from.file_key_ref {
+                    let file = (key.volume_name.clone(), key.path.clone());
+                    file_value(sources.files.get(&file), key)?
                 } else {
                     Some(String::new())
                 }
@@ -155,6 +168,26 @@ fn referenced(
             Err(EnvError(format!("couldn't find key {key} in {kind} {namespace}/{name}")))
         }
         None => Err(EnvError(format!("{lower} \"{name}\" not found"))),
+    }
+}
+
+/// The value of a key in a file; `None` when it is optional and missing.
+fn file_value(file: Option<&EnvFile>, key: &FileKeySelector) -> Result<Option<String>, EnvError> {
+    let optional = key.optional == Some(true);
+    let text = match file {
+        Some(Ok(text)) => text,
+        _ if optional => return Ok(None),
+        Some(Err(error)) => {
+            return Err(EnvError(format!("couldn't read env file {:?}: {error}", key.path)));
+        }
+        None => return Err(EnvError(format!("env file {:?} not found", key.path))),
+    };
+    match env_file::value(text, &key.key) {
+        Ok(None) if !optional => {
+            Err(EnvError(format!("environment variable key {:?} not found in file", key.key)))
+        }
+        Ok(value) => Ok(value),
+        Err(error) => Err(EnvError(format!("couldn't parse env file {:?}: {error}", key.path))),
     }
 }
 
@@ -362,14 +395,37 @@ mod tests {
             services: vec![Arc::new(service)],
             pod_ips: vec!["10.244.0.9".into()],
             host_ips: vec!["192.0.2.1".into()],
+            files: [
+                (("v".to_owned(), "ok.env".to_owned()), Ok("KEY='yes'\n".to_owned())),
+                (("v".to_owned(), "bad.env".to_owned()), Ok("KEY".to_owned())),
+                (("v".to_owned(), "no.env".to_owned()), Err("gone".to_owned())),
+            ]
+            .into(),
             allocatable: [("cpu".to_owned(), Quantity("2".into()))].into(),
         }
     }
 
     #[test]
     fn variables_come_from_everywhere() {
+        let file = |path: &str, key: &str, optional: bool| {
+            let key = json!({"volumeName": "v", "path": path, "key": key, "optional": optional});
+            json!({"name": "A", "valueFrom": {"fileKeyRef": key}})
+        };
         let cases = [
             (json!({"name": "A", "value": "1"}), Ok(Some("1"))),
+            (file("ok.env", "KEY", false), Ok(Some("yes"))),
+            (file("ok.env", "OTHER", true), Ok(None)),
+            (
+                file("ok.env", "OTHER", false),
+                Err("environment variable key \"OTHER\" not found in file"),
+            ),
+            (file("no.env", "KEY", true), Ok(None)),
+            (file("no.env", "KEY", false), Err("couldn't read env file \"no.env\": gone")),
+            (
+                file("bad.env", "KEY", true),
+                Err("couldn't parse env file \"bad.env\": \
+                     invalid environment variable format at line 1: it has no '='"),
+            ),
             (
                 json!({"name": "A", "value": "$(MY_DB_SERVICE_HOST):$(NOPE)$$(X)"}),
                 Ok(Some("10.96.0.7:$(NOPE)$(X)")),

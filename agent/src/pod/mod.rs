@@ -30,13 +30,14 @@ pub mod context;
 
 pub mod container;
 pub mod env;
+mod env_file;
 pub mod files;
 pub mod hooks;
 pub mod objects;
 pub mod resources;
 
 #[cfg(test)]
-mod fake_api;
+pub(crate) mod fake_api;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

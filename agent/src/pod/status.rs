@@ -404,8 +404,15 @@ impl View<'_> {
         }
         let restarts = restarts(self.pod, container, attempt.exit_code()?);
         let due = attempt.restart_at()?;
-        if !restarts || due <= self.now || self.observed.busy.contains_key(&container.name) {
+        if !restarts {
             return None;
+        }
+        if due <= self.now || self.observed.busy.contains_key(&container.name) {
+            // Who crashed shows it; who was killed to be started again is on
+            // its way.
+            let health = self.observed.health.get(attempt.id());
+            let killed = health.is_some_and(|health| health.condemned.is_some());
+            return killed.then(|| waiting("ContainerCreating", String::new()));
         }
         if let State::Exited { started: None, error, .. } = &attempt.container.state {
             return Some(waiting("RunContainerError", error.clone()));

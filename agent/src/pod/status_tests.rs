@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::model::{Health, Work};
+use crate::pod::model::{Condemned, Health, Work};
 use crate::pod::testing::{at, container, pod, sandbox};
 
 const RUN: State = State::Running { pid: 1, started: Timestamp::UNIX_EPOCH };
@@ -328,4 +328,20 @@ fn an_eviction_is_told_by_a_condition_first_and_survives_the_agent() {
         ("Failed".into(), Some("Evicted".into()), why())
     );
     assert_eq!(told(&observed(vec![container("a", 0, RUN)])), ("Running".into(), None, None));
+}
+
+#[test]
+fn who_was_killed_to_be_started_again_does_not_show_as_ended() {
+    let spec = || json!({"containers": [{"name": "a"}]});
+    let mut found = observed(vec![container("a", 0, exited(137, false))]);
+    let state = |found: &Observed| status(spec(), found)["containerStatuses"][0]["state"].clone();
+    assert_eq!(state(&found)["terminated"]["exitCode"], 137, "a crash shows");
+    let condemned = Some(Condemned { message: "why".into(), grace_seconds: None });
+    let id = found.latest("a").unwrap().id().to_owned();
+    found.health.insert(id, Health { condemned, ..Health::default() });
+    assert_eq!(state(&found)["waiting"]["reason"], "ContainerCreating");
+    let mut last = pod(spec());
+    last.metadata.deletion_timestamp = Some(Time(at(1030)));
+    let ended = compute(&last, &found, &[], at(1000)).container_statuses.unwrap();
+    assert!(ended[0].state.as_ref().unwrap().terminated.is_some(), "nobody starts it again");
 }

@@ -5,6 +5,7 @@ mod changes;
 mod docker_faults;
 mod eviction;
 mod faults;
+mod features;
 mod static_pods;
 
 use std::net::IpAddr;

@@ -237,8 +237,12 @@ impl Worker {
         let news = self.inbox.take();
         if let Some(pod) = news.pod {
             // A change of labels or annotations may show in a volume.
-            self.volumes_stale |= pod.metadata.labels != self.pod.metadata.labels
-                || pod.metadata.annotations != self.pod.metadata.annotations;
+            if pod.metadata.labels != self.pod.metadata.labels
+                || pod.metadata.annotations != self.pod.metadata.annotations
+            {
+                self.volumes_stale = true;
+                self.retry_configs();
+            }
             if pod.metadata.generation != self.pod.metadata.generation {
                 self.observed.resize_failures.clear();
             }
@@ -279,10 +283,15 @@ impl Worker {
             self.volumes_stale = true;
             // What was missing may be there now.
             self.observed.setup_failure = None;
-            self.observed
-                .failures
-                .retain(|_, failure| failure.reason != "CreateContainerConfigError");
+            self.retry_configs();
         }
+    }
+
+    /// What a container's spec refers to has changed: it is looked at again
+    /// without waiting.
+    fn retry_configs(&mut self) {
+        let failures = &mut self.observed.failures;
+        failures.retain(|_, failure| failure.reason != "CreateContainerConfigError");
     }
 
     /// Takes over a fresh list; what jobs are about is left to their results.
@@ -348,7 +357,11 @@ impl Worker {
             .flatten()
             .any(|attempt| attempt.id() == id && !attempt.is_running());
         if ended {
-            self.observed.health.remove(&id);
+            // Why it was killed is part of what it shows until the next one runs.
+            let killed = |health: &Health| health.condemned.is_some();
+            if !self.observed.health.get(&id).is_some_and(killed) {
+                self.observed.health.remove(&id);
+            }
             if self.probed.remove(&id) {
                 self.ctx.probes.forget(&id).await;
             }

@@ -11,9 +11,10 @@ use super::{Target, grpc, http};
 use crate::pod::hooks::{port_number, run_command};
 use crate::runtime::Runtime;
 
-/// What came of it: an error says what the event tells.
+/// What came of it: an error says what the event tells, and so does a success
+/// that is worth a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Outcome(pub(super) Result<(), String>);
+pub(super) struct Outcome(pub(super) Result<Option<String>, String>);
 
 /// One question, ready to be asked.
 pub(super) struct Check {
@@ -53,13 +54,13 @@ impl Check {
         Outcome(self.ask(runtime).await)
     }
 
-    async fn ask(&self, runtime: &dyn Runtime) -> Result<(), String> {
+    async fn ask(&self, runtime: &dyn Runtime) -> Result<Option<String>, String> {
         let in_time = self.timeout;
         match &self.action {
             Action::Exec(command) => {
                 let run = tokio::time::timeout(in_time, run_command(runtime, &self.id, command));
                 match run.await {
-                    Ok(Ok((0, _))) => Ok(()),
+                    Ok(Ok((0, _))) => Ok(None),
                     Ok(Ok((_, output))) => Err(output),
                     Ok(Err(error)) => Err(error),
                     Err(_) => {
@@ -70,22 +71,28 @@ impl Check {
             }
             Action::Http(request) => {
                 let request = request.as_ref().map_err(Clone::clone)?;
-                match http::get(request, in_time).await?.status {
-                    200..400 => Ok(()),
+                let answer = http::get(request, in_time).await?;
+                match answer.status {
+                    // It leads to another host, where nobody looks.
+                    300..400 => Ok(Some(format!(
+                        "Probe terminated redirects, Response body: {}",
+                        answer.body
+                    ))),
+                    200..300 => Ok(None),
                     status => Err(format!("HTTP probe failed with statuscode: {status}")),
                 }
             }
             Action::Tcp(to) => {
                 let to = to.ok_or("the pod has no such port or no address")?;
                 match tokio::time::timeout(in_time, TcpStream::connect(to)).await {
-                    Ok(Ok(_)) => Ok(()),
+                    Ok(Ok(_)) => Ok(None),
                     Ok(Err(error)) => Err(http::dial_error(&to.to_string(), &error)),
                     Err(_) => Err(format!("dial tcp {to}: i/o timeout")),
                 }
             }
             Action::Grpc { to, service } => {
                 let to = to.ok_or("the pod has no such port or no address")?;
-                grpc::health(to, service, in_time).await
+                grpc::health(to, service, in_time).await.map(|()| None)
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Request {
 pub struct Answer {
     /// Its status code.
     pub status: u16,
+    /// The beginning of what it says.
+    pub body: String,
     /// Where it sends the caller instead.
     location: Option<String>,
 }
@@ -195,10 +197,12 @@ where
         let status = answer.status().as_u16();
         let location = answer.headers().get(http::header::LOCATION);
         let location = location.and_then(|at| at.to_str().ok()).map(str::to_owned);
-        // Read and thrown away, so that the server does not see a broken pipe;
-        // what is longer is cut off.
-        drop(Limited::new(answer.into_body(), BODY_BYTES).collect().await);
-        Ok(Answer { status, location })
+        // Read to the end, so that the server does not see a broken pipe; what
+        // is longer is cut off, and tells nothing.
+        let body = Limited::new(answer.into_body(), BODY_BYTES).collect().await;
+        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok(Answer { status, body, location })
     };
     tokio::select! {
         answer = answer => answer,
@@ -331,6 +335,11 @@ mod tests {
             let answer = get(&request("/a", port), Duration::from_secs(5)).await.unwrap();
             assert_eq!(answer.status, expected, "{name}");
         }
+        let elsewhere = "HTTP/1.1 302 Found\r\nlocation: http://other.example/\r\n\
+                         content-length: 5\r\n\r\nFound";
+        let port = serve(vec![elsewhere.to_owned()]).await;
+        let answer = get(&request("/a", port), Duration::from_secs(5)).await.unwrap();
+        assert_eq!(answer.body, "Found", "what the warning shows");
         let port = serve(vec![to("/a"); 10]).await;
         let error = get(&request("/a", port), Duration::from_secs(5)).await.unwrap_err();
         assert!(error.ends_with("stopped after 10 redirects"), "{error}");

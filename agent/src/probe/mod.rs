@@ -77,6 +77,7 @@ pub struct Probes {
 
 enum Command {
     Watch(Box<Target>),
+    End(String),
     Forget(String),
 }
 
@@ -105,6 +106,12 @@ impl Probes {
     pub async fn watch(&self, target: Target) {
         // A closed queue means that the agent is stopping.
         drop(self.commands_tx.send(Command::Watch(Box::new(target))).await);
+    }
+
+    /// A container is being stopped: it may still be ready or not, but nobody
+    /// asks any more whether it lives.
+    pub async fn end(&self, id: &str) {
+        drop(self.commands_tx.send(Command::End(id.to_owned())).await);
     }
 
     /// Stops probing a container.
@@ -154,6 +161,11 @@ impl Task {
                 () = cancel.cancelled() => return,
                 command = commands_rx.recv() => match command {
                     Some(Command::Watch(target)) => self.watch(*target),
+                    Some(Command::End(id)) => {
+                        if let Some(entry) = self.targets.get_mut(&id) {
+                            entry.machines.retain(|kind, _| *kind == Kind::Readiness);
+                        }
+                    }
                     Some(Command::Forget(id)) => {
                         self.targets.remove(&id);
                     }
@@ -206,7 +218,10 @@ impl Task {
             let Some(entry) = self.targets.get(&id).filter(|entry| entry.token == token) else {
                 continue;
             };
-            let Some(probe) = probe_of(&entry.target.container, kind) else { continue };
+            let probe = probe_of(&entry.target.container, kind);
+            let Some(probe) = probe.filter(|_| entry.machines.contains_key(&kind)) else {
+                continue;
+            };
             let check = Check::of(probe, &entry.target);
             let runtime = self.runtime.clone();
             self.running.spawn(async move { (id, kind, token, check.run(runtime.as_ref()).await) });
@@ -220,9 +235,15 @@ impl Task {
         };
         let Some(machine) = entry.machines.get_mut(&kind) else { return };
         let name = entry.target.container.name.clone();
-        if let Err(message) = &outcome.0 {
-            let text = format!("{} probe failed: {message}", kind.word());
-            self.recorder.pod(&entry.target.pod, Some(&name), Severity::Warning, "Unhealthy", text);
+        let event = match &outcome.0 {
+            Err(message) => Some(("Unhealthy", format!("{} probe failed: {message}", kind.word()))),
+            Ok(Some(warning)) => {
+                Some(("ProbeWarning", format!("{} probe warning: {warning}", kind.word())))
+            }
+            Ok(None) => None,
+        };
+        if let Some((reason, text)) = event {
+            self.recorder.pod(&entry.target.pod, Some(&name), Severity::Warning, reason, text);
         }
         let period = machine.period();
         let mut others = Vec::new();
@@ -289,5 +310,58 @@ fn probe_of(container: &Container, kind: Kind) -> Option<&Probe> {
         Kind::Startup => container.startup_probe.as_ref(),
         Kind::Readiness => container.readiness_probe.as_ref(),
         Kind::Liveness => container.liveness_probe.as_ref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::pod::fake_api::FakeApi;
+    use crate::runtime::ContainerSpec;
+    use crate::runtime::memory::Memory;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_being_stopped_is_asked_only_whether_it_is_ready() {
+        let runtime = Arc::new(Memory::new());
+        runtime.add_image("img:1");
+        let spec =
+            ContainerSpec { name: "c".into(), image: "img:1".into(), ..ContainerSpec::default() };
+        let id = runtime.create(&spec).await.unwrap();
+        runtime.start(&id).await.unwrap();
+        let cancel = CancellationToken::new();
+        let (recorder, _events) =
+            Recorder::new(FakeApi::new().client(), "n1".into(), cancel.clone());
+        let (health_tx, mut health_rx) = mpsc::unbounded_channel();
+        let report: Report = Arc::new(move |_: &str, _: &str, health| drop(health_tx.send(health)));
+        let (probes, task) = Probes::new(runtime.clone(), recorder, report, cancel.clone());
+        let task = tokio::spawn(task);
+        let probe = |command: &str| json!({"exec": {"command": [command]}, "periodSeconds": 1, "failureThreshold": 1});
+        let container: Container = serde_json::from_value(json!({
+            "name": "c", "readinessProbe": probe("ready"), "livenessProbe": probe("live"),
+        }))
+        .unwrap();
+        let known = initial_health(&container, false);
+        let pod = Arc::default();
+        probes.watch(Target { pod, container, id: id.clone(), host: None, known }).await;
+        while health_rx.recv().await.unwrap().ready != Some(true) {}
+        probes.end(&id).await;
+        let codes = BTreeMap::from([("ready", 1), ("live", 1)]);
+        codes.into_iter().for_each(|(program, code)| runtime.set_exec_code(program, code));
+        let mut last = health_rx.recv().await.unwrap();
+        while last.ready != Some(false) {
+            last = health_rx.recv().await.unwrap();
+        }
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            last = health_rx.recv().await.unwrap();
+            assert_eq!(last.condemned, None);
+        }
+        cancel.cancel();
+        task.await.unwrap();
     }
 }

@@ -75,6 +75,7 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         readonly_rootfs: Some(spec.read_only_rootfs),
         group_add: Some(spec.groups.iter().map(i64::to_string).collect()),
         shm_size: spec.shm_size,
+        runtime: spec.handler.clone(),
         masked_paths: spec.unmasked_proc.then(Vec::new),
         readonly_paths: spec.unmasked_proc.then(Vec::new),
         log_config: Some(HostConfigLogConfig {

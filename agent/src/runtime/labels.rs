@@ -24,6 +24,9 @@ pub const SANDBOX_ATTEMPT: &str = "skiff.sandbox-attempt";
 /// Hash of the container's part of the pod spec.
 pub const SPEC_HASH: &str = "skiff.spec-hash";
 
+/// The handler of the pod's RuntimeClass, on its sandbox.
+pub const HANDLER: &str = "skiff.handler";
+
 /// Value of [`CONTAINER`] for the container that holds a pod's namespaces. A
 /// slash cannot occur in a container's name.
 pub const SANDBOX: &str = "/sandbox";

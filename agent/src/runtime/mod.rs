@@ -300,6 +300,21 @@ pub struct ContainerSpec {
     pub unmasked_proc: bool,
     /// Size of `/dev/shm`; the runtime's default when `None`.
     pub shm_size: Option<i64>,
+    /// Which of the runtime's own runtimes runs it, such as `runsc`; the
+    /// default one when `None`.
+    pub handler: Option<String>,
+}
+
+impl ContainerSpec {
+    /// This container run by `handler`, and labelled with it; an empty one is
+    /// the runtime's default.
+    pub fn with_handler(mut self, handler: &str) -> Self {
+        if !handler.is_empty() {
+            self.labels.insert(labels::HANDLER.into(), handler.into());
+            self.handler = Some(handler.into());
+        }
+        self
+    }
 }
 
 /// One bind mount.

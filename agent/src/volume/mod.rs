@@ -335,6 +335,14 @@ pub(crate) async fn read_start(path: &Path, bytes: usize) -> std::io::Result<Vec
     Ok(read)
 }
 
+/// The first bytes of the file `sub` in the volume at `root`, which containers
+/// write to: no symbolic link in it leads out, and what is no file is not read.
+pub(crate) async fn read_beneath(root: &Path, sub: &str, bytes: usize) -> std::io::Result<String> {
+    let (root, sub) = (root.to_owned(), sub.to_owned());
+    let read = blocking(move || subpath::read(&root, Path::new(&sub), bytes)).await?;
+    String::from_utf8(read).map_err(std::io::Error::other)
+}
+
 /// Runs file work where it does not hold up other pods.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,

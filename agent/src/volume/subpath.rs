@@ -6,8 +6,13 @@
 //! by the kernel, and what was opened is bound to a place that only we can
 //! write to; Docker mounts that.
 
+<<<<<<< Updated upstream
 use std::fs::{self, File, Permissions};
 use std::io;
+=======
+use std::fs::{File, Permissions};
+use std::io::{self, Read};
+>>>>>>> Stashed changes
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path};
@@ -29,6 +34,19 @@ pub(super) fn bind(root: &Path, sub: &Path, target: &Path, read_only: bool) -> i
 /// that others see.
 pub(super) fn bind_whole(root: &Path, target: &Path) -> io::Result<()> {
     bind_opened(target, || Ok(open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?))
+}
+
+/// The first bytes of the file `root`/`sub`.
+pub(super) fn read(root: &Path, sub: &Path, bytes: usize) -> io::Result<Vec<u8>> {
+    let found = open_beneath(root, sub, false)?;
+    let opened = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
+    // A pipe or a device would hold up or surprise whoever reads it.
+    if !std::fs::metadata(&opened)?.is_file() {
+        return Err(io::Error::other(format!("{} is not a file", sub.display())));
+    }
+    let mut read = Vec::new();
+    File::open(&opened)?.take(bytes as u64).read_to_end(&mut read)?;
+    Ok(read)
 }
 
 fn bind_opened(target: &Path, open: impl FnOnce() -> io::Result<OwnedFd> + Send) -> io::Result<()> {
@@ -146,6 +164,10 @@ mod tests {
                 "{sub}, create {create}"
             );
         }
+        std::fs::write(root.join("a/b/file"), "text").unwrap();
+        let text = |sub: &str| read(&root, Path::new(sub), 3).ok();
+        assert_eq!(text("in/file").as_deref(), Some(b"tex".as_slice()), "no more than asked for");
+        assert_eq!((text("a"), text("out/passwd"), text("nowhere")), (None, None, None));
         let mode = |path: &str| std::fs::metadata(root.join(path)).unwrap().permissions().mode();
         assert_eq!(mode("new/deep"), mode(""), "made parts are as open as the volume");
     }

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Api;
+use skiff_client::chain;
 
 use super::super::api::{ApiLookup, Tokens};
 use super::super::container;
@@ -24,6 +27,11 @@ pub async fn set_up(
     old: Option<Attempt>,
     tokens: Tokens,
 ) -> Result<Ready, Failed> {
+    if spec(pod).host_users == Some(false) {
+        // Docker maps users for all of its containers or for none.
+        let message = "the container runtime cannot give a pod a user namespace (hostUsers: false)";
+        return Err(Failed::new("FailedCreatePodSandBox", message));
+    }
     let volumes = prepare_volumes(ctx, pod, &[], tokens).await?;
     let sandbox = match old {
         // Alive: only its network is missing.
@@ -34,6 +42,7 @@ pub async fn set_up(
                 .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
             let owner = ctx.owner(pod);
             let spec = container::sandbox(&owner, attempt, &ctx.sandbox_image, netns, hostname);
+            let spec = spec.with_handler(&runtime_handler(ctx, pod).await?);
             let permit = ctx.starts.acquire().await;
             let started = start_sandbox(ctx, &spec).await;
             drop(permit);
@@ -62,6 +71,18 @@ pub async fn set_up(
         .await
         .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
     Ok(Ready { sandbox, ips, volumes })
+}
+
+/// The handler that the pod's RuntimeClass names, which is the name of one of
+/// Docker's runtimes; empty for Docker's own choice.
+async fn runtime_handler(ctx: &Context, pod: &Pod) -> Result<String, Failed> {
+    let Some(name) = &spec(pod).runtime_class_name else { return Ok(String::new()) };
+    let classes = Api::<RuntimeClass>::all(ctx.client.clone());
+    let class = classes.get(name).await.map_err(|error| {
+        let message = format!("RuntimeClass {name:?} not read: {}", chain(&error));
+        Failed::new("FailedCreatePodSandBox", message)
+    })?;
+    Ok(class.handler)
 }
 
 async fn start_sandbox(ctx: &Context, spec: &ContainerSpec) -> Result<Container, RuntimeError> {
@@ -119,14 +140,15 @@ pub async fn prepare_volumes(
     };
     made.map_err(|error| failed(&error))?;
     write_once(dir.join("resolv.conf"), resolv).await.map_err(|error| failed(&error))?;
-    let sources = base_sources(ctx, ips);
+    let sources = base_sources(ctx, pod, ips);
     let lookup = ApiLookup { ctx, pod, tokens };
     let prepared = volume::prepare(pod, &dir, &sources, &lookup).await;
     prepared.map_err(|error| Failed::new(error.reason(), error))
 }
 
 /// What variables and volumes may say of the node and the pod.
-pub(super) fn base_sources(ctx: &Context, ips: &[IpAddr]) -> Sources {
+pub(super) fn base_sources(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Sources {
+    let ips = if spec(pod).host_network == Some(true) { &ctx.node_ips } else { ips };
     Sources {
         host_ips: ctx.node_ips.iter().map(IpAddr::to_string).collect(),
         pod_ips: ips.iter().map(IpAddr::to_string).collect(),

@@ -1,5 +1,6 @@
 //! One container: what it is made from, and its start.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -8,14 +9,17 @@ use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use super::super::container::{self, Inputs};
 use super::super::context::Context;
-use super::super::env::{self, Sources};
+use super::super::env::{self, EnvFile, FileKey, Sources};
 use super::super::model::{container_named, uid};
 use super::image::image;
 use super::sandbox::base_sources;
 use super::{Failed, Start, create, termination_log};
 use crate::events::Severity;
-use crate::runtime::{Container, ContainerSpec, Image};
-use crate::volume;
+use crate::runtime::{Container, ContainerSpec, Image, labels};
+use crate::volume::{self, Volumes};
+
+/// How much of a file with variables is read: containers write it.
+const ENV_FILE_BYTES: usize = 1 << 20;
 
 /// Gets the image, creates and starts one container.
 pub async fn start(ctx: &Context, pod: &Pod, start: &Start) -> Result<Container, Failed> {
@@ -69,7 +73,8 @@ async fn container_spec(
 ) -> Result<ContainerSpec, Failed> {
     let config_error = |message: String| Failed::new("CreateContainerConfigError", message);
     let target = start.target.clone().map_err(config_error)?;
-    let sources = env_sources(ctx, pod, wanted, &start.ips).await.map_err(config_error)?;
+    let mut sources = env_sources(ctx, pod, wanted, &start.ips).await.map_err(config_error)?;
+    sources.files = env_files(wanted, &start.volumes).await;
     let env = env::resolve(pod, wanted, &sources).map_err(|error| config_error(error.0))?;
     let seccomp = seccomp_text(ctx, pod, wanted).await.map_err(config_error)?;
     let pod_dir = ctx.config.pod_dir(uid(pod));
@@ -93,7 +98,10 @@ async fn container_spec(
         node_memory_bytes: ctx.memory_bytes,
         pids: ctx.config.container_pids,
     };
-    container::container(&ctx.owner(pod), wanted, inputs).map_err(|error| config_error(error.0))
+    let made = container::container(&ctx.owner(pod), wanted, inputs);
+    // As its sandbox: they share namespaces.
+    made.map(|spec| spec.with_handler(start.sandbox.container.label(labels::HANDLER)))
+        .map_err(|error| config_error(error.0))
 }
 
 /// The profile of this machine that the container is to run under: a file
@@ -122,7 +130,7 @@ async fn env_sources(
     container: &Spec,
     ips: &[IpAddr],
 ) -> Result<Sources, String> {
-    let mut sources = base_sources(ctx, ips);
+    let mut sources = base_sources(ctx, pod, ips);
     sources.services = ctx.services(pod).await;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let from = container.env_from.iter().flatten();
@@ -148,6 +156,22 @@ async fn env_sources(
         sources.secrets.insert(name, found);
     }
     Ok(sources)
+}
+
+/// The files in volumes that the container's variables come from.
+async fn env_files(container: &Spec, volumes: &Volumes) -> BTreeMap<FileKey, EnvFile> {
+    let mut files = BTreeMap::new();
+    let sources = container.env.iter().flatten().filter_map(|one| one.value_from.as_ref());
+    for key in sources.filter_map(|from| from.file_key_ref.as_ref()) {
+        let read = match volumes.paths.get(&key.volume_name) {
+            Some(volume) => volume::read_beneath(&volume.path, &key.path, ENV_FILE_BYTES)
+                .await
+                .map_err(|error| error.to_string()),
+            None => Err(format!("volume {:?} is not there", key.volume_name)),
+        };
+        files.insert((key.volume_name.clone(), key.path.clone()), read);
+    }
+    files
 }
 
 /// An empty file that any user in the container may write to.

@@ -31,6 +31,7 @@ impl Worker {
                     self.start(container, *attempt, *crashes)
                 }
                 Action::Stop { container, id, grace, message } => {
+                    self.ctx.probes.end(id).await;
                     self.stop(container, id, *grace, message, now)
                 }
                 Action::Resize { container, id, limits } => {

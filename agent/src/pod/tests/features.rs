@@ -1,0 +1,78 @@
+//! What a pod's spec asks for beyond containers that run.
+
+use super::*;
+
+#[tokio::test]
+async fn what_docker_cannot_do_for_a_pod_is_said_instead_of_left_out() {
+    let mut node = hollow().await;
+    let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
+                       "metadata": {"name": "safe"}, "handler": "runsc"});
+    node.api.put("/apis/node.k8s.io/v1/runtimeclasses/safe", class);
+    let mut safe = one();
+    safe["runtimeClassName"] = json!("safe");
+    node.apply("p", safe);
+    node.until("Ready", ready).await;
+    for name in [labels::SANDBOX, "a"] {
+        let made = node.runtime.spec(&node.app(name).await.id).unwrap();
+        assert_eq!(made.handler.as_deref(), Some("runsc"), "{name}");
+    }
+    let mut mapped = one();
+    mapped["hostUsers"] = json!(false);
+    node.apply("mapped", mapped);
+    let mut unknown = one();
+    unknown["runtimeClassName"] = json!("gone");
+    node.apply("unknown", unknown);
+    for words in ["hostUsers: false", "RuntimeClass \"gone\""] {
+        let said = |event: &Value| {
+            event["reason"] == "FailedCreatePodSandBox"
+                && event["message"].as_str().is_some_and(|text| text.contains(words))
+        };
+        let mut looks = 0;
+        while !node.api.all("/events/").iter().any(said) {
+            looks += 1;
+            assert!(looks < 2000, "nobody said {words}: {:?}", node.api.all("/events/"));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(node.containers().await.len(), 2, "only the first runs");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_variable_comes_from_a_file_that_an_init_container_wrote() {
+    let mut node = hollow().await;
+    let key = json!({"volumeName": "v", "path": "x.env", "key": "K"});
+    let spec = json!({
+        "volumes": [{"name": "v", "emptyDir": {}}],
+        "initContainers": [{"name": "i", "image": "img:1"}],
+        "containers": [{"name": "a", "image": "img:1",
+                        "env": [{"name": "A", "valueFrom": {"fileKeyRef": key}}]}],
+    });
+    node.apply("p", spec);
+    node.until("the init container", |pod| {
+        pod["status"]["initContainerStatuses"][0]["state"]["running"].is_object()
+    })
+    .await;
+    let file = node.config().pod_dir("uid-p").join("volumes/v/x.env");
+    std::fs::write(file, "K='from the file'\n").unwrap();
+    node.runtime.exit(&node.app("i").await.id, 0);
+    node.until("Ready", ready).await;
+    let env = node.runtime.spec(&node.app("a").await.id).unwrap().env;
+    assert!(env.contains(&"A=from the file".to_owned()), "{env:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_on_the_nodes_network_knows_its_address() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["hostNetwork"] = json!(true);
+    spec["containers"][0]["env"] =
+        json!([{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]);
+    node.apply("p", spec);
+    let pod = node.until("Ready", ready).await;
+    let env = node.runtime.spec(&node.app("a").await.id).unwrap().env;
+    let address = pod["status"]["podIP"].as_str().unwrap();
+    assert!(env.contains(&format!("IP={address}")), "{env:?}");
+    node.stop().await;
+}
