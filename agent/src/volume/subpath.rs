@@ -6,13 +6,8 @@
 //! by the kernel, and what was opened is bound to a place that only we can
 //! write to; Docker mounts that.
 
-<<<<<<< Updated upstream
 use std::fs::{self, File, Permissions};
-use std::io;
-=======
-use std::fs::{File, Permissions};
 use std::io::{self, Read};
->>>>>>> Stashed changes
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path};
