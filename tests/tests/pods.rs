@@ -81,6 +81,14 @@ fn a_pod_among_others() {
     let answer = lab.kubectl(&["exec", "web", "-c", "httpd", "--", "sh", "-c", &own]).ok();
     assert_eq!(answer, "served", "from the pod to itself");
 
+    step("the API's proxy leads to it from a master that has no way into the pod network");
+    let proxy = "/api/v1/namespaces/default/pods/http:web:80/proxy";
+    assert_eq!(kubectl(&format!("get --raw {proxy}/index.html")).ok(), "served");
+    assert_eq!(kubectl(&format!("get --raw {proxy}")).ok(), "served", "after a redirect");
+    assert!(
+        kubectl(&format!("get --raw {}/", proxy.replace("80", "81"))).refused().contains("refused")
+    );
+
     step("its host name is the full one, its file of hosts is managed");
     let inside = |command: &str| {
         lab.kubectl(&["exec", "web", "-c", "httpd", "--", "sh", "-c", command]).ok()

@@ -11,6 +11,7 @@
 pub mod backend;
 mod images;
 mod logs;
+mod pod_connection;
 mod port_forward;
 mod remote;
 pub mod spdy;
@@ -235,6 +236,7 @@ fn router(backend: Node) -> Router {
         .route("/exec/{namespace}/{pod}/{container}", get(remote::exec).post(remote::exec))
         .route("/attach/{namespace}/{pod}/{container}", get(remote::attach).post(remote::attach))
         .route("/portForward/{namespace}/{pod}", get(port_forward::serve).post(port_forward::serve))
+        .route("/podConnections/{namespace}/{pod}/{port}", get(pod_connection::serve))
         .route("/pods", get(async |State(node): State<Node>| Json(node.pods())))
         .route("/metrics", get(async |State(node): State<Node>| node.metrics()))
         .route("/metrics/resource", get(usage::resources))

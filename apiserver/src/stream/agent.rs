@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderName, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -99,6 +99,33 @@ impl Agent {
             .await
             .map_err(|_| unreachable("request", &"no answer in time"))?
             .map_err(|error| unreachable("request", &error))
+    }
+
+    /// The port that it listens on.
+    pub(super) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Connects to a port of a pod that runs there.
+    pub(super) async fn dial_pod(
+        &self,
+        tls: &Arc<rustls::ClientConfig>,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> Result<TokioIo<hyper::upgrade::Upgraded>, ApiError> {
+        let request = Request::builder()
+            .uri(format!("/podConnections/{namespace}/{pod}/{port}"))
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "tcp")
+            .body(Body::empty())
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        let mut response = self.send(tls, request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(super::refusal(response).await);
+        }
+        let upgraded = hyper::upgrade::on(&mut response).await;
+        upgraded.map(TokioIo::new).map_err(|error| ApiError::internal(error.to_string()))
     }
 
     /// Forwards a whole request to `path` and its answer back.

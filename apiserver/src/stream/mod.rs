@@ -8,6 +8,7 @@
 //! that what a client has sent in advance is never read as another request.
 
 mod agent;
+mod links;
 mod proxy;
 mod target;
 pub(crate) mod usage;
@@ -68,14 +69,10 @@ impl Streams {
             ("pods", "exec" | "attach" | "portforward") => {
                 self.upgrade(info, object, request).await
             }
-            ("nodes", "proxy") => {
-                let agent = Agent::of(&self.objects, &info.name)?;
-                let path = proxy::path(info, request.uri());
-                agent.forward(&self.tls, request, &path).await
-            }
-            ("pods" | "services", "proxy") => {
-                proxy::forward(&self.objects, info, object, request).await
-            }
+            (_, "proxy") => match proxy::with_slash(info, &request) {
+                Some(redirect) => Ok(redirect),
+                None => self.proxy(info, object, request).await,
+            },
             _ => Err(ApiError::no_such_resource()),
         }
     }
@@ -118,6 +115,31 @@ impl Streams {
         }
     }
 
+    async fn proxy(
+        &self,
+        info: &RequestInfo,
+        object: &Value,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        if info.resource == "nodes" {
+            let agent = proxy::agent_of(&self.objects, info, object)?;
+            let path = proxy::path(info, request.uri());
+            return if agent::is_upgrade(request.headers()) {
+                self.tunnel(&agent, request, &path).await
+            } else {
+                agent.forward(&self.tls, request, &path).await
+            };
+        }
+        let client = hyper::upgrade::on(&mut request);
+        let uri = request.uri().clone();
+        let host = request.headers().get(http::header::HOST).cloned();
+        let mut passed = proxy::forward(&self.objects, &self.tls, info, object, request).await?;
+        if passed.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(self.join(client, &mut passed.response));
+        }
+        Ok(passed.answer(info, &uri, host.as_ref().and_then(|host| host.to_str().ok())))
+    }
+
     async fn upgrade(
         &self,
         info: &RequestInfo,
@@ -158,19 +180,27 @@ impl Streams {
             refused.headers_mut().insert(http::header::CONNECTION, close);
             return Ok(refused);
         }
-        let client = hyper::upgrade::on(&mut request);
-        let agent = hyper::upgrade::on(&mut response);
+        Ok(self.join(hyper::upgrade::on(&mut request), &mut response))
+    }
+
+    /// Moves bytes between a client and whoever has agreed to leave HTTP.
+    fn join(
+        &self,
+        client: hyper::upgrade::OnUpgrade,
+        response: &mut Response<hyper::body::Incoming>,
+    ) -> Response<Body> {
+        let other = hyper::upgrade::on(&mut *response);
         let closing = self.closing.clone();
         self.tunnels.spawn(async move {
             tokio::select! {
                 () = closing.cancelled() => {}
-                () = agent::tunnel(client, agent) => {}
+                () = agent::tunnel(client, other) => {}
             }
         });
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *answer.headers_mut() = agent::upgrade_headers(response.headers());
-        Ok(answer)
+        answer
     }
 }
 
@@ -187,6 +217,7 @@ async fn refusal(response: Response<hyper::body::Incoming>) -> ApiError {
         StatusCode::NOT_FOUND => ApiError::new(StatusCode::NOT_FOUND, "NotFound", text),
         StatusCode::BAD_REQUEST => ApiError::bad_request(text),
         StatusCode::FORBIDDEN => ApiError::new(StatusCode::FORBIDDEN, "Forbidden", text),
+        StatusCode::BAD_GATEWAY => ApiError::unavailable(text),
         _ => ApiError::internal(format!("the agent answered {status}: {text}")),
     }
 }

@@ -189,6 +189,11 @@ impl LogQuery {
             let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
             refuse("", Value::Null, FieldReason::Forbidden, detail);
         }
+        let asked = |name: &str| read.pairs.iter().find(|(key, _)| *key == name);
+        if asked("tailLines").is_some() && asked("stream").is_some_and(|(_, one)| one != "All") {
+            let detail = "`tailLines` and specific `stream` are mutually exclusive for now";
+            refuse("", Value::Null, FieldReason::Forbidden, detail);
+        }
         if broken.is_empty() {
             Ok(read)
         } else {
@@ -254,6 +259,10 @@ mod tests {
             (
                 "sinceSeconds=0&limitBytes=0",
                 "PodLogOptions \"x\" is invalid: [sinceSeconds: Invalid value: 0: must be greater than or equal to 1, limitBytes: Invalid value: 0: must be greater than or equal to 1]",
+            ),
+            (
+                "stream=Stdout&tailLines=3",
+                "PodLogOptions \"x\" is invalid: : Forbidden: `tailLines` and specific `stream` are mutually exclusive for now",
             ),
             ("tailLines=x", "tailLines: \"x\" is not a number"),
             ("sinceTime=yesterday", "sinceTime: \"yesterday\" is not a time"),
