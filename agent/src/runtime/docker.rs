@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use super::docker_convert as convert;
+use super::processes;
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, ExecOptions, Image,
     Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, Stats, Tar,
@@ -285,6 +286,17 @@ impl Runtime for Docker {
     async fn exec_exit_code(&self, session: &str) -> Result<Option<i64>> {
         let found = self.client().await?.inspect_exec(session).await.map_err(from_docker)?;
         Ok(if found.running.unwrap_or(false) { None } else { found.exit_code })
+    }
+
+    async fn end_exec(&self, session: &str) -> Result<()> {
+        let found = self.client().await?.inspect_exec(session).await.map_err(from_docker)?;
+        let pid = found.pid.and_then(|pid| i32::try_from(pid).ok());
+        if let (Some(true), Some(pid), Some(container)) = (found.running, pid, found.container_id) {
+            processes::kill(pid, &container).map_err(|error| {
+                RuntimeError::Refused(format!("cannot end process {pid} of {container}: {error}"))
+            })?;
+        }
+        Ok(())
     }
 
     async fn attach(&self, id: &str, options: &AttachOptions) -> Result<Session> {

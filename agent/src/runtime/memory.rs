@@ -410,18 +410,24 @@ impl Runtime for Memory {
         let program = options.command.first().cloned().unwrap_or_default();
         let code = inner.exec_codes.get(&program).copied().unwrap_or(0);
         let session = format!("exec-{}", inner.next);
-        inner.exec_codes.insert(session.clone(), code);
-        Ok(Session {
-            id: session,
-            output: Box::pin(futures::stream::empty()),
-            input: Box::pin(tokio::io::sink()),
-        })
+        let output: BoxStream<'static, _> = if program == "sleep" {
+            Box::pin(futures::stream::pending())
+        } else {
+            inner.exec_codes.insert(session.clone(), code);
+            Box::pin(futures::stream::empty())
+        };
+        Ok(Session { id: session, output, input: Box::pin(tokio::io::sink()) })
     }
 
     async fn exec_exit_code(&self, session: &str) -> Result<Option<i64>> {
         let code = self.up("exec_exit_code", session)?.exec_codes.get(session).copied();
         code.map(Some)
             .ok_or_else(|| RuntimeError::NotFound(format!("No such exec instance: {session}")))
+    }
+
+    async fn end_exec(&self, session: &str) -> Result<()> {
+        self.up("end_exec", session)?.exec_codes.entry(session.to_owned()).or_insert(137);
+        Ok(())
     }
 
     async fn attach(&self, id: &str, _options: &AttachOptions) -> Result<Session> {

@@ -13,6 +13,7 @@ pub mod docker;
 mod docker_convert;
 pub mod labels;
 pub mod memory;
+mod processes;
 pub mod sandbox_image;
 
 #[cfg(test)]
@@ -129,6 +130,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// The exit code of an exec session, `None` while it runs.
     async fn exec_exit_code(&self, session: &str) -> Result<Option<i64>>;
+
+    /// Ends what an exec session started and nobody listens to any more.
+    async fn end_exec(&self, session: &str) -> Result<()>;
 
     /// Connects to a running container's first process.
     async fn attach(&self, id: &str, options: &AttachOptions) -> Result<Session>;

@@ -269,7 +269,8 @@ async fn pump(
                 Err(error) => return Some(failure(&error.to_string())),
             };
             if outgoing.send(piece).await.is_err() {
-                return None;
+                // The client has left, which is noticed below.
+                std::future::pending::<()>().await;
             }
         }
         Some(match job {
@@ -277,15 +278,24 @@ async fn pump(
             Job::Attach { .. } => success(),
         })
     };
-    tokio::pin!(feed, drain);
+    // Who only stopped talking may still listen.
+    let feed = async {
+        feed.await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
-        status = &mut drain => status,
-        // The transport is gone. What runs in the container runs on, but
-        // nothing listens any more.
-        () = &mut feed => {
-            if outgoing.is_closed() { None } else { drain.await }
-        }
+        status = drain => return status,
+        () = feed => {}
+        () = outgoing.closed() => {}
     }
+    // A command that nobody listens to would run for ever, and its output would
+    // still be read; what a container itself runs is not the client's to end.
+    if let Job::Exec { .. } = job
+        && let Err(error) = node.runtime().end_exec(&id).await
+    {
+        tracing::debug!(%error, "cannot end a command whose client has left");
+    }
+    None
 }
 
 async fn exit_status(node: &dyn Backend, session: &str) -> Value {

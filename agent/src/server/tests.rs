@@ -80,7 +80,10 @@ impl Backend for Node {
 
 /// A server with pod `ns/p`, whose container `c` has logged a line.
 async fn server() -> u16 {
-    let runtime = Arc::new(Memory::new());
+    server_on(Arc::new(Memory::new())).await
+}
+
+async fn server_on(runtime: Arc<Memory>) -> u16 {
     runtime.add_image("img");
     for name in ["c", labels::SANDBOX] {
         let spec = ContainerSpec {
@@ -175,6 +178,23 @@ async fn a_command_ends_as_the_clients_version_tells() {
 
     let refused = hears(port, "/exec/ns/p/c?command=true&stdout=1", Some("v9.io"), &[]).await;
     assert!(refused.unwrap_err().contains("400"));
+}
+
+#[tokio::test]
+async fn a_command_does_not_outlive_its_client() {
+    let runtime = Arc::new(Memory::new());
+    let port = server_on(runtime.clone()).await;
+    let url = format!("ws://127.0.0.1:{port}/exec/ns/p/c?command=sleep&stdout=1");
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (client, _) = client_async(url, stream).await.unwrap();
+    drop(client);
+    let ended = async {
+        // The runtime numbers all that it makes.
+        while runtime.exec_exit_code("exec-5").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, ended).await.expect("the command is ended");
 }
 
 #[tokio::test]
