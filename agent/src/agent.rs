@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::devices::facts::Facts;
+use crate::devices::{self, Devices};
 use crate::events::Recorder;
 use crate::eviction::Evictor;
 use crate::images::Images;
@@ -95,8 +97,7 @@ async fn run_on(
     let reporting = node.clone().run(registered, health, api_back.clone(), cancel.clone());
     tasks.spawn(named("node", reporting));
     let pressures = node.pressures();
-    let (ips, allocatable, memory_bytes) =
-        (node.ips.clone(), node.allocatable(), node.memory_bytes());
+    let (ips, memory_bytes) = (node.ips.clone(), node.memory_bytes());
     let directory = Arc::new(Directory::default());
     let wake = {
         let directory = directory.clone();
@@ -104,6 +105,7 @@ async fn run_on(
     };
     let peers = ClusterPeers::new(client.clone(), &config.node_name, &config.server_ca_pem);
     let images = Images::new(runtime.clone()).with(Arc::new(peers), Ledger::open(&config.data_dir));
+    let images = images.within(config.image_marks);
     tasks.spawn(named("images", images.clone().keep_room(cancel.clone())));
     let evictor = Evictor::new(
         config.clone(),
@@ -140,6 +142,11 @@ async fn run_on(
         return shut_down(tasks, &cancel).await;
     };
     let network = open_network(&config, &ips, &pod_cidr).await?;
+    let hardware = Facts::read(&config.hardware_root);
+    let offers = devices::offer::find(&hardware, runtime.as_ref(), &config).await;
+    let devices = Arc::new(Devices::new(offers));
+    node.set_devices(devices.clone());
+    let allocatable = node.allocatable();
     network_tx.send_replace(None);
     let routes = {
         let (network, client, cancel) = (network.clone(), client.clone(), cancel.clone());
@@ -164,6 +171,7 @@ async fn run_on(
         probes,
         starts: Semaphore::new(cpus * STARTS_PER_CPU),
         node_ips: ips,
+        devices,
         allocatable,
         memory_bytes,
         sandbox_image,

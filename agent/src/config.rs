@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use skiff_api::quantity::Quantity;
+
+use crate::eviction::thresholds::Thresholds;
+use crate::images::collect::Marks;
 
 /// Settings of one agent.
 #[derive(Debug, Clone)]
@@ -38,6 +42,9 @@ pub struct Config {
     pub static_pods: Option<PathBuf>,
     /// Resources beyond those of the machine, by name.
     pub extended_resources: BTreeMap<String, String>,
+    /// Where the machine's `proc` and `sys` tell of its hardware. Default: `/`;
+    /// tests make up machines of their own.
+    pub hardware_root: PathBuf,
     /// The cluster's CA in PEM: who may call the agent's server, and what pods
     /// get as `ca.crt`.
     pub server_ca_pem: String,
@@ -45,6 +52,12 @@ pub struct Config {
     /// limit. Default: a quarter of those that the machine can have, so that a
     /// container that forks without end leaves the others room.
     pub container_pids: Option<i64>,
+    /// When the node runs short of memory, room or process ids.
+    pub thresholds: Thresholds,
+    /// How full unused images may make Docker's disk.
+    pub image_marks: Marks,
+    /// What of the machine is not for pods, by resource.
+    pub reserved: BTreeMap<String, Quantity>,
     /// How many pods the node takes. Default: 110.
     pub max_pods: u32,
     /// How long the node may be silent before it counts as gone; it renews its
@@ -70,8 +83,12 @@ impl Config {
             register_taints: Vec::new(),
             static_pods: None,
             extended_resources: BTreeMap::new(),
+            hardware_root: PathBuf::from("/"),
             server_ca_pem: String::new(),
             container_pids: most_pids().map(|most| most / 4),
+            thresholds: Thresholds::default(),
+            image_marks: Marks::default(),
+            reserved: BTreeMap::new(),
             max_pods: 110,
             lease_duration: Duration::from_secs(40),
         }
@@ -91,9 +108,12 @@ pub fn instance_of(data_dir: &Path) -> String {
     digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// How many processes and threads the machine can have.
+/// How many processes and threads the machine can have: as many as it has ids
+/// for, or as many as its memory holds.
 fn most_pids() -> Option<i64> {
-    std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()
+    let files = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
+    let read = |file| std::fs::read_to_string(file).ok()?.trim().parse().ok();
+    files.into_iter().filter_map(read).min()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::{Container, Secret};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
+use collect::Marks;
 use ledger::Ledger;
 use peers::{Alone, Peers};
 
@@ -64,6 +65,7 @@ pub struct Images {
     slots: Arc<Mutex<HashMap<String, Arc<Slot>>>>,
     peers: Arc<dyn Peers>,
     ledger: Arc<Ledger>,
+    marks: Marks,
 }
 
 /// An image that was pulled.
@@ -114,7 +116,18 @@ impl Policy {
 impl Images {
     /// Images of one runtime.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime, slots: Arc::default(), peers: Arc::new(Alone), ledger: Arc::default() }
+        Self {
+            runtime,
+            slots: Arc::default(),
+            peers: Arc::new(Alone),
+            ledger: Arc::default(),
+            marks: Marks::default(),
+        }
+    }
+
+    /// The same, with other marks of how full the disk may become.
+    pub fn within(self, marks: Marks) -> Self {
+        Self { marks, ..self }
     }
 
     /// The same, with other nodes to ask and a ledger of what came.

@@ -28,6 +28,20 @@ pub(super) async fn running(meter: &Meter, kind: Kind) -> Result<BTreeMap<String
     Ok(uses)
 }
 
+/// Which parts of a pod are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Place {
+    /// Its volumes.
+    pub(super) volumes: bool,
+    /// What its containers wrote, and their logs.
+    pub(super) containers: bool,
+}
+
+impl Place {
+    /// Everything.
+    pub(super) const ALL: Self = Self { volumes: true, containers: true };
+}
+
 /// What `pods` left on the disk: bytes, or files for [`Kind::Inodes`]. The
 /// runtime counts bytes of containers only. Reads every folder in question.
 pub(super) async fn disk(
@@ -35,10 +49,11 @@ pub(super) async fn disk(
     config: &Config,
     pods: &[Arc<Pod>],
     kind: Kind,
+    place: Place,
 ) -> Result<BTreeMap<String, PodUse>> {
     let mut uses: BTreeMap<String, PodUse> =
         pods.iter().map(|pod| (uid(pod).to_owned(), PodUse::default())).collect();
-    if kind == Kind::Disk {
+    if kind == Kind::Disk && place.containers {
         let wanted = labels::of_node(&config.instance, &config.node_name);
         for container in runtime.list(&wanted).await? {
             let Some(used) = uses.get_mut(container.label(labels::POD_UID)) else { continue };
@@ -52,7 +67,7 @@ pub(super) async fn disk(
             *used.containers.entry(name).or_default() += taken.layer_bytes + taken.log_bytes;
         }
     }
-    for pod in pods {
+    for pod in pods.iter().filter(|_| place.volumes) {
         let Some(used) = uses.get_mut(uid(pod)) else { continue };
         for volume in spec(pod).volumes.iter().flatten().filter(|volume| is_on_disk(volume)) {
             let dir = folder_of(&config.pod_dir(uid(pod)), &volume.name);

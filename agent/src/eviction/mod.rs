@@ -1,31 +1,36 @@
 //! Eviction: what a node that runs short of something takes from its pods, and
 //! what becomes of a pod that leaves more on the disk than it may.
 //!
-//! [`rank`] decides who goes first and [`limits`] who is beyond a limit; both
-//! are pure. The [`Evictor`] measures and tells the pod's worker, whose plan
+//! [`thresholds`] decides when something runs short, [`rank`] who goes first and
+//! [`limits`] who is beyond a limit; all are pure. The [`Evictor`] measures and tells the pod's worker, whose plan
 //! ends the pod. Whether something runs short is not looked at here: the node
 //! is, with every heartbeat and for its conditions, and this acts on what was
 //! seen. One pod goes at a time, and the next is chosen when the node has been
 //! looked at again.
 //!
-//! Before a pod goes for want of disk, images go that Skiff brought and nobody
-//! uses. Limits are measured rarely, by a timer that stands still while no pod
-//! has any.
-//!
-//! Left out: soft thresholds with grace periods of their own.
+//! Before a pod goes for want of room on the runtime's disk, containers go that
+//! have ended and are kept for their logs, and images that Skiff brought and
+//! nobody uses. Limits are measured rarely, by a timer that stands still while
+//! no pod has any.
 
+mod dead;
 pub mod limits;
 mod measure;
 pub mod rank;
+pub mod thresholds;
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
@@ -33,8 +38,11 @@ use crate::images::Images;
 use crate::node::{Kind, Pressures, Shortage};
 use crate::pod::manager::Directory;
 use crate::pod::model::uid;
-use crate::runtime::{Result, Runtime};
+use crate::runtime::{Container, Result, Runtime, labels};
 use crate::usage::Meter;
+use crate::volume;
+use measure::Place;
+use thresholds::Signal;
 
 /// The least time between two looks at what limited pods left on the disk.
 const PERIOD: Duration = Duration::from_secs(15);
@@ -88,7 +96,7 @@ impl Evictor {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 Ok(()) = pressures.changed() => {
-                    let short = pressures.borrow_and_update().all().next();
+                    let short = pressures.borrow_and_update().urgent;
                     if let Some(short) = short && let Err(error) = self.relieve(&short).await {
                         warn!(%error, "cannot tell which pod has to go");
                     }
@@ -109,27 +117,83 @@ impl Evictor {
         }
     }
 
-    /// Takes from images, or from the pod whose turn it is.
+    /// Takes from what nobody uses, or from the pod whose turn it is.
     async fn relieve(&mut self, short: &Shortage) -> Result<()> {
-        let is_disk = matches!(short.kind, Kind::Disk | Kind::Inodes);
-        if self.is_one_going() || (is_disk && self.images.make_room().await? > 0) {
+        let kind = short.signal.kind();
+        let is_disk = matches!(kind, Kind::Disk | Kind::Inodes);
+        if (is_disk && self.empty_the_one_that_went().await?) || self.is_one_going() {
+            return Ok(());
+        }
+        let place = if is_disk { self.place(short.signal).await? } else { Place::default() };
+        if place.containers && self.tidy().await? > 0 {
+            // Whether that was enough shows when the node is looked at again.
             return Ok(());
         }
         let mut node = Node::default();
         node.metadata.name = Some(self.config.node_name.clone());
-        let message = format!("Attempting to reclaim {}", short.kind.resource());
+        let message = format!("Attempting to reclaim {}", kind.resource());
         self.recorder.node(&node, Severity::Warning, "EvictionThresholdMet", message);
         let pods = self.directory.pods();
         let uses = if is_disk {
-            measure::disk(self.runtime.as_ref(), &self.config, &pods, short.kind).await?
+            measure::disk(self.runtime.as_ref(), &self.config, &pods, kind, place).await?
         } else {
-            measure::running(&self.meter, short.kind).await?
+            measure::running(&self.meter, kind).await?
         };
-        if let Some(pod) = rank::victim(short.kind, &pods, &uses) {
+        if let Some(pod) = rank::victim(kind, &pods, &uses) {
             let used = uses.get(uid(pod)).cloned().unwrap_or_default();
             self.evict(pod, rank::message(short, pod, &used));
         }
         Ok(())
+    }
+
+    /// What lies on the disk that a signal is about: volumes are on the agent's,
+    /// layers and logs of containers on the runtime's, and both may be one.
+    async fn place(&self, signal: Signal) -> Result<Place> {
+        let root = self.runtime.version().await?.root_dir;
+        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+        let is_one = device(Path::new(&root)) == device(&self.config.data_dir);
+        let of_runtime = matches!(signal, Signal::Imagefs | Signal::ImagefsInodes);
+        Ok(Place { volumes: is_one || !of_runtime, containers: is_one || of_runtime })
+    }
+
+    /// Removes containers that are kept only for their logs and images that
+    /// Skiff brought, as far as nobody uses them; how many of both.
+    async fn tidy(&self) -> Result<usize> {
+        let wanted = labels::of_node(&self.config.instance, &self.config.node_name);
+        let found = self.runtime.list(&wanted).await?;
+        let dead = dead::removable(&found, &self.directory.pods());
+        for id in &dead {
+            self.runtime.remove(id).await?;
+        }
+        if !dead.is_empty() {
+            info!(count = dead.len(), "removed ended containers to make room");
+        }
+        Ok(dead.len() + self.images.remove_unused(Timestamp::now()).await?)
+    }
+
+    /// Removes the files of the pod that went last, as soon as nothing of it runs.
+    /// Its worker waits with that until the API knows its end; but a full disk
+    /// cannot wait for an API that is silent. Whether there was something.
+    async fn empty_the_one_that_went(&self) -> Result<bool> {
+        let Some((uid, _)) = &self.going else { return Ok(false) };
+        let dir = self.config.pod_dir(uid);
+        if !dir.exists() {
+            return Ok(false);
+        }
+        let mut wanted = labels::of_node(&self.config.instance, &self.config.node_name);
+        wanted.insert(labels::POD_UID.into(), uid.clone());
+        let found = self.runtime.list(&wanted).await?;
+        let is_sandbox = |one: &Container| one.label(labels::CONTAINER) == labels::SANDBOX;
+        if found.iter().any(|one| one.is_running() && !is_sandbox(one)) {
+            return Ok(false);
+        }
+        match volume::remove(&dir).await {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                warn!(%error, dir = %dir.display(), "files of an evicted pod not removed");
+                Ok(false)
+            }
+        }
     }
 
     /// Whether the last one is still on its way.
@@ -146,7 +210,9 @@ impl Evictor {
         if pods.is_empty() {
             return Ok(false);
         }
-        let uses = measure::disk(self.runtime.as_ref(), &self.config, &pods, Kind::Disk).await?;
+        let uses =
+            measure::disk(self.runtime.as_ref(), &self.config, &pods, Kind::Disk, Place::ALL)
+                .await?;
         for pod in &pods {
             if let Some(message) = uses.get(uid(pod)).and_then(|used| limits::exceeded(pod, used)) {
                 self.evict(pod, message);

@@ -81,7 +81,8 @@ fn requested(kind: Kind, pod: &Pod) -> Option<i64> {
 
 /// What the pod's status and its event say, in the kubelet's words.
 pub fn message(shortage: &Shortage, pod: &Pod, used: &PodUse) -> String {
-    let Shortage { kind, least, left } = *shortage;
+    let Shortage { signal, least, left, .. } = *shortage;
+    let kind = signal.kind();
     let resource = kind.resource();
     let amount = |amount: u64| match kind {
         Kind::Memory | Kind::Disk => bytes(amount),
@@ -122,6 +123,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::eviction::thresholds::Signal;
 
     fn pod(name: &str, priority: i32, memory: &str) -> Pod {
         named(
@@ -234,18 +236,19 @@ mod tests {
                 {"name": "c"},
             ]}),
         );
-        let short = Shortage { kind: Kind::Memory, least: 100 << 20, left: 43 << 20 };
+        let short = |signal, least, left| Shortage { signal, least, left, is_hard: true };
+        let memory = short(Signal::Memory, 100 << 20, 43 << 20);
         let used = [("a".into(), 500 << 20), ("b".into(), 20 << 20), ("c".into(), 4096)];
         let used = PodUse { containers: used.into(), ..PodUse::default() };
         assert_eq!(
-            message(&short, &pod, &used),
+            message(&memory, &pod, &used),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 43Mi. \
              Container b was using 20Mi, request is 10Mi, has larger consumption of memory. \
              Container c was using 4Ki, request is 0, has larger consumption of memory. "
         );
-        let short = Shortage { kind: Kind::Pids, least: 1638, left: 40 };
+        let pids = short(Signal::Pids, 1638, 40);
         assert_eq!(
-            message(&short, &pod, &used),
+            message(&pids, &pod, &used),
             "The node was low on resource: pids. Threshold quantity: 1638, available: 40. "
         );
     }

@@ -13,10 +13,21 @@ use super::Images;
 use super::ledger::Brought;
 use crate::runtime::{Image, Runtime, RuntimeError};
 
-/// From this share of the disk on images go; the kubelet's default.
-const HIGH_PERCENT: u64 = 85;
-/// Down to this share.
-const LOW_PERCENT: u64 = 80;
+/// How full the runtime's disk may become with images that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// From this share of the disk on, in percent, images go. Default: 85.
+    pub high_percent: u8,
+    /// Down to this share. Default: 80.
+    pub low_percent: u8,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self { high_percent: 85, low_percent: 80 }
+    }
+}
+
 /// How often the disk is looked at.
 const PERIOD: Duration = Duration::from_secs(300);
 /// An image this young may be what a pod that is starting waits for.
@@ -40,12 +51,16 @@ impl Disk {
     }
 
     /// The bytes that have to go, zero below the high mark.
-    fn to_free(self) -> u64 {
+    fn to_free(self, marks: Marks) -> u64 {
         let used = self.capacity.saturating_sub(self.available);
-        if self.capacity == 0 || used.saturating_mul(100) / self.capacity < HIGH_PERCENT {
+        // As the kubelet has it, a mark of 100 is never reached.
+        if self.capacity == 0
+            || marks.high_percent >= 100
+            || used.saturating_mul(100) / self.capacity < marks.high_percent.into()
+        {
             return 0;
         }
-        used.saturating_sub(self.capacity.saturating_mul(LOW_PERCENT) / 100)
+        used.saturating_sub(self.capacity.saturating_mul(marks.low_percent.into()) / 100)
     }
 }
 
@@ -76,7 +91,7 @@ fn plan(
         if freed >= bytes {
             break;
         }
-        freed += u64::try_from(image.size).unwrap_or(0);
+        freed = freed.saturating_add(u64::try_from(image.size).unwrap_or(0));
         names.push(name.clone());
     }
     names
@@ -109,10 +124,18 @@ impl Images {
     /// Removes unused images that Skiff brought, if the disk asks for it; how
     /// many went.
     pub async fn collect(&self, disk: Disk, now: Timestamp) -> Result<usize, RuntimeError> {
-        let bytes = disk.to_free();
-        if bytes == 0 {
-            return Ok(0);
+        match disk.to_free(self.marks) {
+            0 => Ok(0),
+            bytes => self.free(bytes, now).await,
         }
+    }
+
+    /// Removes all unused images that Skiff brought; how many went.
+    pub async fn remove_unused(&self, now: Timestamp) -> Result<usize, RuntimeError> {
+        self.free(u64::MAX, now).await
+    }
+
+    async fn free(&self, bytes: u64, now: Timestamp) -> Result<usize, RuntimeError> {
         let runtime: &dyn Runtime = self.runtime.as_ref();
         let images = runtime.images().await?;
         // Containers of anybody: an image is theirs as well.
@@ -146,9 +169,12 @@ mod tests {
     fn a_disk_is_emptied_to_the_low_mark_once_it_reaches_the_high_one() {
         for (used, expected) in [(0, 0), (84, 0), (85, 5), (90, 10), (100, 20)] {
             let disk = Disk { capacity: 100, available: 100 - used };
-            assert_eq!(disk.to_free(), expected, "{used}%");
+            assert_eq!(disk.to_free(Marks::default()), expected, "{used}%");
         }
-        assert_eq!(Disk { capacity: 0, available: 0 }.to_free(), 0);
+        assert_eq!(Disk { capacity: 0, available: 0 }.to_free(Marks::default()), 0);
+        let full = Disk { capacity: 100, available: 0 };
+        assert_eq!(full.to_free(Marks { high_percent: 50, low_percent: 40 }), 60);
+        assert_eq!(full.to_free(Marks { high_percent: 100, low_percent: 80 }), 0, "switched off");
     }
 
     #[tokio::test]
@@ -180,5 +206,7 @@ mod tests {
         images.collect(full, at(1010)).await.unwrap();
         let left: Vec<String> = names(memory.images().await.unwrap()).into_iter().collect();
         assert_eq!(left, ["fresh:1", "replaced:1", "theirs:1", "used:1"]);
+        assert_eq!(images.remove_unused(at(1010)).await.unwrap(), 0);
+        assert_eq!(images.remove_unused(at(2000)).await.unwrap(), 1, "nobody waits for it");
     }
 }

@@ -20,19 +20,19 @@ pub(super) fn compute(
     vec![
         pressure(
             "MemoryPressure",
-            pressures.memory.is_some(),
+            pressures.memory,
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
         pressure(
             "DiskPressure",
-            pressures.disk.is_some(),
+            pressures.disk,
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
         pressure(
             "PIDPressure",
-            pressures.pids.is_some(),
+            pressures.pids,
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
@@ -125,7 +125,6 @@ pub(super) fn changes(
 
 #[cfg(test)]
 mod tests {
-    use super::super::pressure::{Kind, Shortage};
     use super::*;
 
     #[test]
@@ -153,8 +152,7 @@ mod tests {
     fn what_began_or_ceased_is_told() {
         let at = Timestamp::from_second(10).unwrap();
         let fine = compute(Pressures::default(), &[], &[], at);
-        let short = Shortage { kind: Kind::Disk, least: 2, left: 1 };
-        let full = compute(Pressures { disk: Some(short), ..Pressures::default() }, &[], &[], at);
+        let full = compute(Pressures { disk: true, ..Pressures::default() }, &[], &[], at);
         let down = compute(Pressures::default(), &["no network".into()], &[], at);
         let cases = [
             (&vec![], &fine, vec!["NodeReady"]),

@@ -6,6 +6,10 @@ use std::io;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nix::sys::statvfs::statvfs;
+use skiff_api::quantity::Quantity as Amount;
+
+use crate::eviction::thresholds::{Bounds, Signal};
+use crate::pod::resources::parse;
 
 /// The machine, as it was at the start.
 #[derive(Debug, Clone)]
@@ -47,7 +51,7 @@ impl Machine {
         })
     }
 
-    /// What the scheduler may give away.
+    /// All there is.
     pub(super) fn resources(
         &self,
         max_pods: u32,
@@ -68,6 +72,45 @@ impl Machine {
             .extend(extended.iter().map(|(name, amount)| (name.clone(), Quantity(amount.clone()))));
         resources
     }
+}
+
+/// What of `capacity` is for pods: without what is reserved, what the node
+/// evicts for to have left, and the memory that is set aside as huge pages.
+pub(super) fn for_pods(
+    capacity: &BTreeMap<String, Quantity>,
+    reserved: &BTreeMap<String, Amount>,
+    hard: &Bounds,
+) -> BTreeMap<String, Quantity> {
+    let bytes = |amount: &Quantity| parse(amount).map_or(0, Amount::bytes);
+    let huge: i64 = capacity
+        .iter()
+        .filter(|(name, _)| name.starts_with("hugepages-"))
+        .map(|(_, amount)| bytes(amount))
+        .sum();
+    let mut left = capacity.clone();
+    for (name, signal) in [
+        ("cpu", None),
+        ("memory", Some(Signal::Memory)),
+        ("ephemeral-storage", Some(Signal::Nodefs)),
+    ] {
+        let Some(all) = capacity.get(name).and_then(parse) else { continue };
+        let kept = signal.and_then(|signal| hard.get(&signal)).map_or(0, |bound| {
+            bound.of(u64::try_from(all.bytes()).unwrap_or(0)).try_into().unwrap_or(i64::MAX)
+        });
+        let huge = if name == "memory" { huge } else { 0 };
+        let own = reserved.get(name).map_or(0, |own| own.millis());
+        let taken = own.saturating_add(kept.saturating_add(huge).saturating_mul(1000));
+        if taken > 0 {
+            let millis = all.millis().saturating_sub(taken).max(0);
+            let text = if name == "cpu" {
+                Amount::from_millis(millis).to_string()
+            } else {
+                format!("{}Ki", (millis / 1000) >> 10)
+            };
+            left.insert(name.to_owned(), Quantity(text));
+        }
+    }
+    left
 }
 
 /// A line of `/proc/meminfo` in bytes.
@@ -111,6 +154,50 @@ mod tests {
         assert_eq!(meminfo(text, "MemTotal"), Some(24_687_772 << 10));
         assert_eq!(meminfo(text, "MemAvailable"), Some(100 << 10));
         assert_eq!(meminfo(text, "Mem"), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_not_for_pods() {
+        use crate::eviction::thresholds::read_thresholds;
+        let quantities = |all: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
+            all.iter().map(|(name, text)| ((*name).into(), Quantity((*text).into()))).collect()
+        };
+        let all = [
+            ("cpu", "4"),
+            ("memory", "1048576Ki"),
+            ("ephemeral-storage", "10240Ki"),
+            ("pods", "9"),
+        ];
+        let capacity = quantities(&all);
+        let reserved = |all: &[(&str, &str)]| -> BTreeMap<String, Amount> {
+            all.iter().map(|(name, text)| ((*name).into(), text.parse().unwrap())).collect()
+        };
+        let hard = read_thresholds("memory.available<24Mi,nodefs.available<10%").unwrap();
+        let cases = [
+            (reserved(&[]), Bounds::new(), all),
+            (
+                reserved(&[("cpu", "250m"), ("memory", "100Mi")]),
+                hard.clone(),
+                [
+                    ("cpu", "3750m"),
+                    ("memory", "921600Ki"),
+                    ("ephemeral-storage", "9216Ki"),
+                    ("pods", "9"),
+                ],
+            ),
+            (
+                reserved(&[("cpu", "5"), ("memory", "2Gi")]),
+                hard,
+                [("cpu", "0"), ("memory", "0Ki"), ("ephemeral-storage", "9216Ki"), ("pods", "9")],
+            ),
+        ];
+        for (reserved, hard, expected) in cases {
+            assert_eq!(for_pods(&capacity, &reserved, &hard), quantities(&expected));
+        }
+        let mut paged = capacity.clone();
+        paged.extend(quantities(&[("hugepages-2Mi", "512Mi")]));
+        let left = for_pods(&paged, &BTreeMap::new(), &Bounds::new());
+        assert_eq!(left["memory"].0, "524288Ki");
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod register;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -37,11 +37,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
+use crate::devices::{self, Devices};
 use crate::events::{Recorder, Severity};
+use crate::eviction::thresholds::Watch;
 use crate::revision::{Revision, revision_of};
 use crate::runtime::{Image, Runtime, Version, sandbox_image};
 use skiff_client::chain;
 
+pub(crate) use features::label_value;
 pub use machine::Machine;
 pub(crate) use machine::meminfo;
 pub use pressure::{Kind, Pressures, Shortage};
@@ -79,8 +82,12 @@ pub struct NodeAgent {
     runtime: Arc<dyn Runtime>,
     recorder: Recorder,
     machine: Machine,
+    /// When something runs short.
+    watch: Mutex<Watch>,
     /// What ran short when the node was looked at last.
     pressures_tx: watch::Sender<Pressures>,
+    /// The devices that pods can have, once the runtime has told.
+    devices: OnceLock<Arc<Devices>>,
     /// The node's addresses, the one that other nodes use first.
     pub ips: Vec<IpAddr>,
 }
@@ -96,12 +103,29 @@ impl NodeAgent {
         let ips = vec![config.node_ip];
         let machine = Machine::read().context("cannot read what this machine has")?;
         let pressures_tx = watch::Sender::default();
-        Ok(Self { config, client, runtime, recorder, machine, pressures_tx, ips })
+        let watch = Mutex::new(Watch::new(config.thresholds.clone()));
+        let devices = OnceLock::new();
+        Ok(Self { config, client, runtime, recorder, machine, watch, pressures_tx, devices, ips })
+    }
+
+    /// Makes devices a part of what the node has. Once only.
+    pub fn set_devices(&self, devices: Arc<Devices>) {
+        // A second call would be our own mistake; the first stands.
+        let _ = self.devices.set(devices);
     }
 
     /// What the node gives to pods.
     pub fn allocatable(&self) -> BTreeMap<String, Quantity> {
-        self.machine.resources(self.config.max_pods, &self.config.extended_resources)
+        let Config { reserved, thresholds, .. } = &self.config;
+        machine::for_pods(&self.capacity(), reserved, &thresholds.hard)
+    }
+
+    /// What the node has.
+    fn capacity(&self) -> BTreeMap<String, Quantity> {
+        let mut resources =
+            self.machine.resources(self.config.max_pods, &self.config.extended_resources);
+        resources.extend(self.devices.get().into_iter().flat_map(|devices| devices.capacity()));
+        resources
     }
 
     /// The machine's memory.
@@ -115,10 +139,16 @@ impl NodeAgent {
         self.pressures_tx.subscribe()
     }
 
-    fn look_at_pressures(&self, runtime_dir: Option<&Path>) -> Pressures {
-        let now = Pressures::read(&self.config.data_dir, runtime_dir);
+    /// Looks at the node. Does not need the API: a pod that has to go goes while
+    /// that is silent, too.
+    fn look_at_pressures(&self, facts: &Facts) -> Pressures {
+        let root = facts.version.as_ref().map(|version| Path::new(&version.root_dir));
+        let readings = pressure::read(&self.config.data_dir, root);
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = watch.look(&readings, Instant::now());
+        drop(watch);
         self.pressures_tx.send_if_modified(|known| {
-            let told = *known != now || now != Pressures::default();
+            let told = *known != now || now.urgent.is_some();
             *known = now;
             told
         });
@@ -140,6 +170,9 @@ impl NodeAgent {
         let mut is_silent = false;
         let mut own = self.watch_self();
         let mut seen = Seen::default();
+        let offered = registered.status.as_ref().and_then(|status| status.capacity.clone());
+        let gpus = offered.into_iter().flatten().map(|(name, _)| name);
+        let gpus: Vec<String> = gpus.filter(|name| devices::is_gpu(name)).collect();
         seen.take(registered);
         let mut written: Option<NodeStatus> = None;
         let mut full_look: Option<Instant> = None;
@@ -164,6 +197,7 @@ impl NodeAgent {
                         if !std::mem::replace(&mut is_silent, true) {
                             warn!(error, "lease not renewed, will be tried until it is");
                         }
+                        self.look_at_pressures(&facts);
                         continue;
                     }
                 },
@@ -207,7 +241,7 @@ impl NodeAgent {
                 full_look = Some(Instant::now());
                 facts.look(self.runtime.as_ref()).await;
             }
-            let status = self.status(&facts, &problems, &seen.conditions);
+            let status = self.status(&facts, &problems, &seen.conditions, &gpus);
             if written.as_ref().is_some_and(|known| condition::same(known, &status)) {
                 continue;
             }
@@ -242,10 +276,22 @@ impl NodeAgent {
         }
     }
 
-    fn status(&self, facts: &Facts, problems: &[String], old: &[NodeCondition]) -> NodeStatus {
-        let root = facts.version.as_ref().map(|version| version.root_dir.as_str());
-        let pressures = self.look_at_pressures(root.map(Path::new));
-        let resources = self.allocatable();
+    /// `gpus` are the resources of that kind that the API had at the start: what
+    /// is no longer there has to be said to be none.
+    fn status(
+        &self,
+        facts: &Facts,
+        problems: &[String],
+        old: &[NodeCondition],
+        gpus: &[String],
+    ) -> NodeStatus {
+        let pressures = self.look_at_pressures(facts);
+        let (mut capacity, mut allocatable) = (self.capacity(), self.allocatable());
+        for name in gpus.iter().filter(|_| self.devices.get().is_some()) {
+            for resources in [&mut capacity, &mut allocatable] {
+                resources.entry(name.clone()).or_insert_with(|| Quantity("0".into()));
+            }
+        }
         let mut addresses: Vec<_> = self
             .ips
             .iter()
@@ -255,8 +301,8 @@ impl NodeAgent {
             .push(NodeAddress { type_: "Hostname".into(), address: self.config.node_name.clone() });
         NodeStatus {
             addresses: Some(addresses),
-            capacity: Some(resources.clone()),
-            allocatable: Some(resources),
+            capacity: Some(capacity),
+            allocatable: Some(allocatable),
             conditions: Some(condition::compute(pressures, problems, old, Timestamp::now())),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint {

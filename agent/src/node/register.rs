@@ -92,7 +92,7 @@ impl NodeAgent {
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
-        labels.extend(features::labels());
+        labels.extend(features::labels(&self.config.hardware_root));
         // What the user says is stronger.
         labels.extend(self.config.node_labels.clone());
         labels

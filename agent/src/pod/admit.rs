@@ -1,4 +1,5 @@
-//! Pods that this node refuses, whoever bound them here. Pure.
+//! Pods that this node refuses, whoever bound them here. Pure but for the account
+//! of devices.
 //!
 //! A refused pod has failed: the reason and the message are in its status, and
 //! its controller makes another. Only a pod that has nothing here yet is asked
@@ -9,6 +10,7 @@ use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, Toleration};
 use super::model::spec;
 use super::plan::EVICTED;
 use super::resources::qos_class;
+use crate::devices::{Devices, Refused};
 use crate::eviction::rank::is_critical;
 use crate::node::Pressures;
 
@@ -19,6 +21,18 @@ pub struct Refusal {
     pub reason: &'static str,
     /// What is wrong.
     pub message: String,
+}
+
+/// Sets aside the devices that the pod asks for; why it may not run without
+/// them.
+pub fn without_devices(devices: &Devices, pod: &Pod) -> Option<Refusal> {
+    match devices.allot(pod) {
+        // Its containers wait for those that are about to be free.
+        Ok(()) | Err(Refused::NotYet) => None,
+        Err(Refused::Short(short)) => {
+            Some(Refusal { reason: "UnexpectedAdmissionError", message: short.to_string() })
+        }
+    }
 }
 
 /// The sysctls that a pod may set: each is kept apart by a namespace and takes
@@ -117,7 +131,6 @@ mod tests {
 
     use super::super::testing::pod;
     use super::*;
-    use crate::node::{Kind, Shortage};
 
     #[test]
     fn what_the_node_cannot_keep_is_refused() {
@@ -173,9 +186,8 @@ mod tests {
 
     #[test]
     fn a_node_that_runs_short_takes_only_who_endures_it() {
-        let short = |kind| Some(Shortage { kind, least: 2, left: 1 });
-        let memory = Pressures { memory: short(Kind::Memory), ..Pressures::default() };
-        let both = Pressures { disk: short(Kind::Disk), ..memory };
+        let memory = Pressures { memory: true, ..Pressures::default() };
+        let both = Pressures { disk: true, ..memory };
         let plain = || json!({"containers": [{"name": "a"}]});
         let asks =
             || json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1m"}}}]});

@@ -10,6 +10,7 @@ use super::admit::sysctl_name;
 use super::env::expand;
 use super::model::{spec, spec_hash, uid};
 use super::resources;
+use crate::devices::{Granted, VISIBLE};
 use crate::runtime::{ContainerSpec, Image, Limits, Mount, Propagation, labels, sandbox_image};
 
 /// Why a container cannot be created from its spec: a
@@ -58,6 +59,8 @@ pub struct Inputs<'a> {
     pub node_memory_bytes: u64,
     /// How many processes it may have.
     pub pids: Option<i64>,
+    /// The devices that it gets.
+    pub devices: Granted,
 }
 
 /// Default place of the termination message.
@@ -183,6 +186,15 @@ pub fn container(
     all.insert(labels::CRASHES.into(), inputs.crashes.to_string());
     all.insert(labels::SPEC_HASH.into(), spec_hash(container));
     let joined = format!("container:{}", inputs.sandbox_id);
+    let mut env = inputs.env.clone();
+    let privileged = context.privileged == Some(true);
+    if let Some(visible) = &inputs.devices.visible
+        // Who may see all devices may also say which.
+        && !(privileged && get(VISIBLE).is_some())
+    {
+        env.retain(|(name, _)| name != VISIBLE);
+        env.push((VISIBLE.to_owned(), visible.clone()));
+    }
     Ok(ContainerSpec {
         name: name_of(owner, &container.name, inputs.attempt),
         labels: all,
@@ -190,7 +202,7 @@ pub fn container(
         // With a command of its own the image's arguments do not apply.
         args,
         entrypoint,
-        env: inputs.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        env: env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         user,
         groups,
@@ -205,9 +217,10 @@ pub fn container(
             _ => String::new(),
         },
         mounts: mounts(container, &inputs),
+        devices: inputs.devices.requests.clone(),
         limits: Limits { pids: inputs.pids, ..resources::limits(container.resources.as_ref()) },
         oom_score_adj: resources::oom_score_adj(spec, container, inputs.node_memory_bytes),
-        privileged: context.privileged == Some(true),
+        privileged,
         cap_add: capabilities.add.unwrap_or_default(),
         cap_drop: capabilities.drop.unwrap_or_default(),
         security_opt: security_options(owner.pod, &context, inputs.seccomp.as_deref()),

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::runtime::DeviceRequest;
 
 fn pod(spec: serde_json::Value) -> Pod {
     serde_json::from_value(
@@ -9,7 +10,22 @@ fn pod(spec: serde_json::Value) -> Pod {
     .unwrap()
 }
 
+/// The variable `A`, and those that the spec has.
+fn own_env(pod: &Pod) -> Vec<(String, String)> {
+    let own = spec(pod).containers[0].env.iter().flatten();
+    let own = own.map(|one| (one.name.clone(), one.value.clone().unwrap_or_default()));
+    std::iter::once(("A".into(), "a".into())).chain(own).collect()
+}
+
 fn build(spec_json: serde_json::Value, image: &Image) -> Result<ContainerSpec, ConfigError> {
+    build_with(spec_json, image, Granted::default())
+}
+
+fn build_with(
+    spec_json: serde_json::Value,
+    image: &Image,
+    devices: Granted,
+) -> Result<ContainerSpec, ConfigError> {
     let pod = pod(spec_json);
     let owner = Owner { instance: "i", node: "n", pod: &pod };
     let inputs = Inputs {
@@ -19,13 +35,14 @@ fn build(spec_json: serde_json::Value, image: &Image) -> Result<ContainerSpec, C
         sandbox: 0,
         target: Some("t"),
         image,
-        env: vec![("A".into(), "a".into())],
+        env: own_env(&pod),
         volumes: Vec::new(),
         pod_dir: Path::new("/pods/u"),
         termination_log: Path::new("/pods/u/t"),
         seccomp: Some("{}".into()),
         node_memory_bytes: 1 << 30,
         pids: Some(100),
+        devices,
     };
     container(&owner, &spec(&pod).containers[0], inputs)
 }
@@ -150,4 +167,44 @@ fn the_host_network_is_entered_by_path_or_by_name() {
         (entered.network.as_str(), entered.args.as_slice()),
         ("none", ["/netns".to_owned()].as_slice())
     );
+}
+
+#[test]
+fn a_container_sees_the_gpus_that_it_was_given_whatever_it_says() {
+    let request = DeviceRequest { driver: "nvidia".into(), ids: vec!["GPU-1".into()] };
+    let granted = |visible: &str| Granted {
+        requests: vec![request.clone()],
+        visible: Some(visible.to_owned()),
+    };
+    let all = || json!([{"name": VISIBLE, "value": "all"}]);
+    let privileged = || json!({"privileged": true});
+    let cases = [
+        ("on a node without GPUs", json!({"name": "c", "env": all()}), Granted::default(), "all"),
+        ("none", json!({"name": "c"}), granted("void"), "void"),
+        ("one", json!({"name": "c", "env": all()}), granted("GPU-1"), "GPU-1"),
+        (
+            "privileged",
+            json!({"name": "c", "securityContext": privileged()}),
+            granted("void"),
+            "void",
+        ),
+        (
+            "privileged, and it says which",
+            json!({"name": "c", "env": all(), "securityContext": privileged()}),
+            granted("void"),
+            "all",
+        ),
+    ];
+    for (name, mut container, granted, expected) in cases {
+        container["command"] = json!(["x"]);
+        let built = build_with(json!({"containers": [container]}), &image(""), granted.clone());
+        let built = built.unwrap();
+        let told: Vec<_> = built
+            .env
+            .iter()
+            .filter_map(|one| one.strip_prefix("NVIDIA_VISIBLE_DEVICES="))
+            .collect();
+        assert_eq!(told, [expected], "{name}");
+        assert_eq!(built.devices, granted.requests, "{name}");
+    }
 }

@@ -14,6 +14,7 @@ use super::container::Owner;
 use super::manager::Directory;
 use super::objects::Objects;
 use crate::config::Config;
+use crate::devices::Devices;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::metrics::Metrics;
@@ -81,6 +82,8 @@ pub struct Context {
     pub starts: Semaphore,
     /// The node's addresses.
     pub node_ips: Vec<IpAddr>,
+    /// The devices that containers are given.
+    pub devices: Arc<Devices>,
     /// What the node gives to pods.
     pub allocatable: BTreeMap<String, Quantity>,
     /// The machine's memory.

@@ -250,6 +250,9 @@ impl Manager {
         for container in found {
             sorted.entry(container.label(labels::POD_UID).to_owned()).or_default().push(container);
         }
+        for (uid, containers) in &sorted {
+            self.ctx.devices.adopt(uid, containers);
+        }
         for (uid, inbox) in self.inboxes().iter() {
             inbox.containers(sorted.get(uid).cloned().unwrap_or_default());
         }
@@ -286,6 +289,7 @@ impl Manager {
                 self.directory.room_changed();
             }
             watcher::Event::Delete(pod) => {
+                self.ctx.devices.ends(uid(&pod));
                 if let Some(inbox) = self.directory.get(uid(&pod)) {
                     inbox.gone();
                 }
@@ -357,6 +361,12 @@ impl Manager {
     /// Hands the pod to its worker, starting one if there is none.
     fn ensure(&mut self, pod: Pod) {
         let uid = uid(&pod).to_owned();
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let ended = matches!(phase, Some("Succeeded" | "Failed"));
+        if ended || pod.metadata.deletion_timestamp.is_some() {
+            // The next pod may come before the worker of this one has looked.
+            self.ctx.devices.ends(&uid);
+        }
         if limits::asks(&pod) {
             self.directory.limited.notify_one();
         }

@@ -2,6 +2,7 @@
 //! an API in memory, on the in-memory runtime and on Docker.
 
 mod changes;
+mod devices;
 mod docker_faults;
 mod eviction;
 mod faults;
@@ -26,6 +27,7 @@ use super::manager::{Directory, Manager};
 use super::objects::Objects;
 use super::static_pods::Folder;
 use crate::config::Config;
+use crate::devices::{Devices, Offers};
 use crate::events::Recorder;
 use crate::eviction::Evictor;
 use crate::images::Images;
@@ -76,6 +78,8 @@ struct TestNode<R> {
     cables: Arc<Cables>,
     /// What the node runs short of.
     pressures: watch::Sender<Pressures>,
+    /// The devices that it has.
+    offers: Offers,
     dir: tempfile::TempDir,
     agent: Option<(CancellationToken, JoinSet<()>)>,
 }
@@ -91,6 +95,7 @@ impl<R: Runtime> TestNode<R> {
             runtime,
             cables,
             pressures: watch::Sender::default(),
+            offers: Offers::default(),
             dir: tempfile::tempdir().unwrap(),
             agent: None,
         };
@@ -143,6 +148,7 @@ impl<R: Runtime> TestNode<R> {
             recorder,
             probes,
             starts: Semaphore::new(8),
+            devices: Arc::new(Devices::new(self.offers.clone())),
             node_ips: vec![IpAddr::from([192, 0, 2, 1])],
             allocatable: [("cpu".to_owned(), Quantity("4".into()))].into(),
             memory_bytes: 1 << 30,

@@ -22,13 +22,13 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::admit::{Host, Refusal, refusal};
+use super::admit::{Host, Refusal, refusal, without_devices};
 use super::api::Tokens;
 use super::apply;
 use super::context::Context;
 use super::inbox::Inbox;
 use super::model::{Attempt, Health, Observed, back_off, uid};
-use super::plan::{EVICTED, plan_pod};
+use super::plan::{EVICTED, outcome, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
 use super::status::eviction_of;
@@ -112,7 +112,8 @@ impl Worker {
             .is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"));
         if !gone && !begun && observed.sandbox.is_none() {
             let pressures = *ctx.pressures.borrow();
-            observed.refused = refusal(&pod, &Host { app_armor: ctx.app_armor, pressures });
+            observed.refused = refusal(&pod, &Host { app_armor: ctx.app_armor, pressures })
+                .or_else(|| without_devices(&ctx.devices, &pod));
         }
         if let Some(Refusal { reason, message }) = &observed.refused {
             ctx.recorder.pod(&pod, None, Severity::Warning, reason, message.clone());
@@ -153,6 +154,7 @@ impl Worker {
             }
             self.settle_resize();
             let plan = plan_pod(&self.wanted, self.gone, &self.observed, now);
+            self.release_devices(now);
             let again = self.act(&plan, now).await;
             self.watch_probes().await;
             self.ensure_mirror(now);
@@ -196,6 +198,17 @@ impl Worker {
         }
     }
 
+    /// Gives up the pod's devices when nothing of it can use them any more: before
+    /// its end is reported or its object deleted, because then the next pod may
+    /// come for them.
+    fn release_devices(&self, now: Timestamp) {
+        let quiet = self.observed.busy.is_empty() && self.observed.running().next().is_none();
+        let over = quiet && outcome(&self.pod, &self.observed, now).is_some();
+        if over || self.observed.cleaned {
+            self.ctx.devices.release(uid(&self.pod));
+        }
+    }
+
     /// Decides what a resize comes to: what the pod asks for or, while the node
     /// has no room for that, what it has been given.
     fn settle_resize(&mut self) {
@@ -231,6 +244,7 @@ impl Worker {
             self.ctx.probes.forget(&id).await;
         }
         self.ctx.objects.release(uid(&self.pod));
+        self.ctx.devices.release(uid(&self.pod));
     }
 
     async fn take_news(&mut self) {

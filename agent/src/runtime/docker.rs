@@ -78,6 +78,7 @@ impl Runtime for Docker {
             kernel: info.kernel_version.unwrap_or_default(),
             os_image: info.operating_system.unwrap_or_default(),
             root_dir: info.docker_root_dir.unwrap_or_default(),
+            devices: convert::device_names(info.discovered_devices),
         })
     }
 

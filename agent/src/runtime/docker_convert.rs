@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
-    ContainerStatsResponse, CreateImageInfo, EventMessage, HostConfig, HostConfigCgroupnsModeEnum,
-    HostConfigLogConfig, ImageInspect, ImageSummary, MountBindOptions,
+    ContainerStatsResponse, CreateImageInfo, DeviceInfo, EventMessage, HostConfig,
+    HostConfigCgroupnsModeEnum, HostConfigLogConfig, ImageInspect, ImageSummary, MountBindOptions,
     MountBindOptionsPropagationEnum, MountType,
 };
 use jiff::Timestamp;
 
 use super::{
-    Container, ContainerSpec, Event, EventKind, Image, Limits, Mount, Progress, Propagation, State,
-    Stats,
+    Container, ContainerSpec, DeviceRequest, Event, EventKind, Image, Limits, Mount, Progress,
+    Propagation, State, Stats,
 };
 
 /// The period that CPU quotas refer to.
@@ -59,6 +59,8 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         // default to the host's, so ask for what the engine does by itself.
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::EMPTY),
         mounts: Some(spec.mounts.iter().map(mount).collect()),
+        device_requests: (!spec.devices.is_empty())
+            .then(|| spec.devices.iter().map(device_request).collect()),
         cpu_shares: limits.cpu_shares,
         cpu_period: limits.cpu_quota_us.map(|_| CPU_PERIOD_US),
         cpu_quota: limits.cpu_quota_us,
@@ -84,6 +86,24 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         }),
         ..Default::default()
     }
+}
+
+/// A driver is chosen by its name and asked for its one capability.
+fn device_request(request: &DeviceRequest) -> bollard::models::DeviceRequest {
+    bollard::models::DeviceRequest {
+        driver: Some(request.driver.clone()),
+        count: Some(0),
+        device_ids: Some(request.ids.clone()),
+        capabilities: Some(vec![vec!["gpu".into()]]),
+        options: None,
+    }
+}
+
+/// The names of the devices that the engine discovered by itself.
+pub(super) fn device_names(found: Option<Vec<DeviceInfo>>) -> Vec<String> {
+    let found = found.into_iter().flatten();
+    let by_cdi = found.filter(|device| device.source.as_deref() == Some("cdi"));
+    by_cdi.filter_map(|device| device.id).collect()
 }
 
 fn mount(mount: &Mount) -> bollard::models::Mount {

@@ -24,6 +24,9 @@ pub const SANDBOX_ATTEMPT: &str = "skiff.sandbox-attempt";
 /// Hash of the container's part of the pod spec.
 pub const SPEC_HASH: &str = "skiff.spec-hash";
 
+/// The devices of all containers of the pod, as JSON; see [`crate::devices`].
+pub const DEVICES: &str = "skiff.devices";
+
 /// The handler of the pod's RuntimeClass, on its sandbox.
 pub const HANDLER: &str = "skiff.handler";
 

@@ -43,6 +43,8 @@ struct Inner {
     failing_updates: Option<String>,
     memory_use: BTreeMap<String, u64>,
     disk_use: BTreeMap<String, DiskUse>,
+    drivers: Vec<String>,
+    devices: Vec<String>,
     calls: Vec<String>,
     down: bool,
     next: u64,
@@ -107,6 +109,13 @@ impl Memory {
         self.lock().disk_use.insert(id.into(), used);
     }
 
+    /// Which drivers of devices there are, and which devices are known by name.
+    pub fn serve_devices(&self, drivers: &[&str], devices: &[&str]) {
+        let owned = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect();
+        let mut inner = self.lock();
+        (inner.drivers, inner.devices) = (owned(drivers), owned(devices));
+    }
+
     /// Takes the runtime down, or brings it back.
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;
@@ -165,6 +174,14 @@ impl Inner {
             .ok_or_else(|| RuntimeError::NotFound(format!("No such container: {id}")))
     }
 
+    /// What Docker says to a container that asks for a driver it does not have.
+    fn unserved(&self, id: &str) -> Option<String> {
+        let asked = &self.specs.get(id)?.devices;
+        let unknown = asked.iter().find(|request| !self.drivers.contains(&request.driver))?;
+        let driver = &unknown.driver;
+        Some(format!("could not select device driver \"{driver}\" with capabilities: [[gpu]]"))
+    }
+
     fn find_running(&self, id: &str) -> Result<&Container> {
         let container = self.find(id)?;
         if container.is_running() {
@@ -178,13 +195,14 @@ impl Inner {
 #[async_trait]
 impl Runtime for Memory {
     async fn version(&self) -> Result<Version> {
-        drop(self.up("version", "")?);
+        let devices = self.up("version", "")?.devices.clone();
         Ok(Version {
             name: "hollow".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             kernel: "hollow".into(),
             os_image: "hollow".into(),
             root_dir: "/".into(),
+            devices,
         })
     }
 
@@ -244,7 +262,8 @@ impl Runtime for Memory {
             .containers
             .get(&id)
             .and_then(|found| inner.failing_starts.get(&found.image))
-            .cloned();
+            .cloned()
+            .or_else(|| inner.unserved(&id));
         let Some(container) = inner.containers.get_mut(&id) else { return Ok(()) };
         if container.is_running() {
             return Ok(());

@@ -181,6 +181,8 @@ pub struct Version {
     pub os_image: String,
     /// Where the engine keeps images and container layers.
     pub root_dir: String,
+    /// The devices that it knows by name, as `vendor.com/class=name`.
+    pub devices: Vec<String>,
 }
 
 /// A container as the runtime sees it.
@@ -276,6 +278,8 @@ pub struct ContainerSpec {
     pub pid: String,
     /// What it sees of the host's files.
     pub mounts: Vec<Mount>,
+    /// The devices that it gets from the runtime's drivers.
+    pub devices: Vec<DeviceRequest>,
     /// Limits on what it uses.
     pub limits: Limits,
     /// How readily the kernel kills it when memory is short, -1000 to 1000.
@@ -319,6 +323,16 @@ impl ContainerSpec {
         }
         self
     }
+}
+
+/// Devices that a driver of the runtime puts into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// The driver, `nvidia` or `cdi`.
+    pub driver: String,
+    /// The names by which it knows them; empty for none, which only asks
+    /// whether the driver is there.
+    pub ids: Vec<String>,
 }
 
 /// One bind mount.

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 
 use super::etcd_url::EtcdUrl;
+use super::resource_args::ResourceArgs;
 
 /// Where a daemon keeps its files unless told otherwise.
 const DATA_DIR: &str = "/var/lib/skiff";
@@ -21,6 +22,18 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What is wrong between flags that are right each for itself, and the way
+    /// out.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.command {
+            Command::Up(args) => args.node.resources.check(),
+            Command::Agent(args) => args.node.resources.check(),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The commands.
@@ -136,6 +149,9 @@ pub struct NodeArgs {
     /// Port on which the master reaches this node for logs and exec
     #[arg(long, value_name = "PORT", env = "SKIFF_AGENT_PORT", default_value_t = 10250)]
     pub agent_port: u16,
+    /// The flags about resources.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
 }
 
 /// `skiff up`.

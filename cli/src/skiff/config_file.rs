@@ -60,24 +60,26 @@ fn arguments_of(text: &str, is_set: impl Fn(&str) -> bool) -> anyhow::Result<Vec
         if is_set(&format!("SKIFF_{}", key.to_uppercase().replace('-', "_"))) {
             continue;
         }
-        let values = match value {
-            Value::Sequence(values) => values,
+        // A list is one value with commas: flags that take lists read it so, and
+        // what is typed takes the place of all of it.
+        let text = |value: &Value| match value {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) => Ok(number.to_string()),
+            _ => bail!("{key}: expected text, a number, a switch or a list of those"),
+        };
+        let value = match &value {
             // A switch: present or absent.
             Value::Bool(true) => {
                 arguments.push(format!("--{key}").into());
                 continue;
             }
             Value::Bool(false) => continue,
-            value => vec![value],
+            Value::Sequence(values) => {
+                values.iter().map(text).collect::<anyhow::Result<Vec<_>>>()?.join(",")
+            }
+            value => text(value)?,
         };
-        for value in values {
-            let text = match value {
-                Value::String(text) => text,
-                Value::Number(number) => number.to_string(),
-                _ => bail!("{key}: expected text, a number, a switch or a list of those"),
-            };
-            arguments.push(format!("--{key}={text}").into());
-        }
+        arguments.push(format!("--{key}={value}").into());
     }
     Ok(arguments)
 }
@@ -118,6 +120,17 @@ mod tests {
         assert_eq!(args.cluster.api_port, 8000);
         assert_eq!(args.node.node_name.as_deref(), Some("filed"));
         assert_eq!(args.node.node_labels, [("a".into(), "1".into()), ("b".into(), "2".into())]);
+    }
+
+    #[test]
+    fn a_list_in_the_file_is_all_of_a_flag() {
+        let file = "eviction-hard: [memory.available<1Gi, nodefs.available<5%]\n";
+        let hard = |typed: &[&str]| {
+            let args = parse(file, typed, None).unwrap();
+            args.node.resources.eviction_hard.unwrap().len()
+        };
+        assert_eq!(hard(&["skiff", "up"]), 2);
+        assert_eq!(hard(&["skiff", "up", "--eviction-hard=pid.available<9"]), 1);
     }
 
     #[test]

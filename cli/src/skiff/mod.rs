@@ -1,11 +1,12 @@
 //! `skiff`: runs masters, nodes, both in one process, and labs of many.
 //!
-//! In reading order: [`args`] is what can be said, [`config_file`] where else
+//! In reading order: [`args`] and [`resource_args`] are what can be said, [`config_file`] where else
 //! it may be said; `up`, `server` and `agent` start the parts that `master`
 //! and `node` put together; `backup`, `restore`, `down`, `token` and `lab` do what their names say.
 
 pub mod args;
 pub mod config_file;
+pub mod resource_args;
 
 mod up;
 
@@ -56,6 +57,9 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&error, USAGE),
     };
     let cli = Cli::parse_from(arguments);
+    if let Err(error) = cli.check() {
+        return fail(&anyhow::Error::msg(error), USAGE);
+    }
     match run(cli) {
         Ok(code) => code,
         Err(error) => fail(&error, FAILED),

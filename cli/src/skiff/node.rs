@@ -32,6 +32,7 @@ pub(super) fn start(
     cluster: Cluster,
     supervisor: &mut Supervisor,
 ) -> watch::Receiver<bool> {
+    let default = skiff_agent::Config::new(name, data_dir);
     let agent = skiff_agent::Config {
         node_ip: address,
         docker_socket: node.docker_socket.clone(),
@@ -41,9 +42,19 @@ pub(super) fn start(
         cluster_cidr: cluster.info.cluster_cidr.to_string(),
         static_pods: node.static_pods.clone(),
         node_labels: node.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+        extended_resources: node.resources.extended_resource.iter().cloned().collect(),
+        hardware_root: node.resources.hardware_root.clone(),
+        thresholds: node.resources.thresholds(),
+        image_marks: node.resources.image_marks(),
+        reserved: node.resources.reserved(),
+        max_pods: node.resources.max_pods,
+        container_pids: match node.resources.pod_max_pids {
+            None => default.container_pids,
+            Some(most) => Some(most).filter(|most| *most > 0),
+        },
         server_ca_pem: cluster.ca_pem,
         lease_duration: Duration::from_secs(common.node_lease_seconds.into()),
-        ..skiff_agent::Config::new(name, data_dir)
+        ..default
     };
     let proxy = skiff_proxy::Config {
         node_name: name.to_owned(),

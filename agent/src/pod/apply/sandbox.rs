@@ -16,7 +16,7 @@ use super::super::files;
 use super::super::model::{Attempt, spec, uid};
 use super::{Failed, Ready, create};
 use crate::network::HostPort;
-use crate::runtime::{Container, ContainerSpec, RuntimeError, State, sandbox_image};
+use crate::runtime::{Container, ContainerSpec, RuntimeError, State, labels, sandbox_image};
 use crate::volume::{self, Volumes};
 
 /// Prepares the pod's files and volumes, starts its sandbox and plugs it in.
@@ -42,6 +42,7 @@ pub async fn set_up(
                 .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
             let owner = ctx.owner(pod);
             let spec = container::sandbox(&owner, attempt, &ctx.sandbox_image, netns, hostname);
+            let spec = with_devices(ctx, pod, spec);
             let spec = spec.with_handler(&runtime_handler(ctx, pod).await?);
             let permit = ctx.starts.acquire().await;
             let started = start_sandbox(ctx, &spec).await;
@@ -71,6 +72,13 @@ pub async fn set_up(
         .await
         .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
     Ok(Ready { sandbox, ips, volumes })
+}
+
+/// The container with the label that says which devices its pod has.
+pub(super) fn with_devices(ctx: &Context, pod: &Pod, mut spec: ContainerSpec) -> ContainerSpec {
+    let label = ctx.devices.label(pod);
+    spec.labels.extend(label.map(|label| (labels::DEVICES.to_owned(), label)));
+    spec
 }
 
 /// The handler that the pod's RuntimeClass names, which is the name of one of

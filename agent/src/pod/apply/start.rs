@@ -12,7 +12,7 @@ use super::super::context::Context;
 use super::super::env::{self, EnvFile, FileKey, Sources};
 use super::super::model::{container_named, uid};
 use super::image::image;
-use super::sandbox::base_sources;
+use super::sandbox::{base_sources, with_devices};
 use super::{Failed, Start, create, termination_log};
 use crate::events::Severity;
 use crate::runtime::{Container, ContainerSpec, Image, labels};
@@ -97,10 +97,12 @@ async fn container_spec(
         seccomp,
         node_memory_bytes: ctx.memory_bytes,
         pids: ctx.config.container_pids,
+        devices: ctx.devices.grant(pod, wanted).await.map_err(config_error)?,
     };
     let made = container::container(&ctx.owner(pod), wanted, inputs);
     // As its sandbox: they share namespaces.
-    made.map(|spec| spec.with_handler(start.sandbox.container.label(labels::HANDLER)))
+    let handler = start.sandbox.container.label(labels::HANDLER);
+    made.map(|spec| with_devices(ctx, pod, spec).with_handler(handler))
         .map_err(|error| config_error(error.0))
 }
 

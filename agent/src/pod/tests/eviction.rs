@@ -1,14 +1,17 @@
 //! Pods that their node cannot keep.
 
 use super::*;
-use crate::node::{Kind, Shortage};
+use crate::eviction::thresholds::Signal;
+use crate::node::Shortage;
 
 const OTHER: &str = "/api/v1/namespaces/ns/pods/other";
 
 /// Tells the node's parts that memory is short, or that it no longer is.
 fn set_short(node: &TestNode<Memory>, short: bool) {
-    let short = short.then_some(Shortage { kind: Kind::Memory, least: 2 << 20, left: 1 << 20 });
-    node.pressures.send_replace(Pressures { memory: short, ..Pressures::default() });
+    let shortage =
+        Shortage { signal: Signal::Memory, least: 2 << 20, left: 1 << 20, is_hard: true };
+    let urgent = short.then_some(shortage);
+    node.pressures.send_replace(Pressures { memory: short, urgent, ..Pressures::default() });
 }
 
 fn condition<'a>(pod: &'a Value, kind: &str) -> &'a Value {
@@ -70,6 +73,67 @@ async fn the_pod_that_uses_most_beyond_its_request_goes_and_leaves_nothing() {
         kube::Api::namespaced(node.api.client(), "ns");
     pods.delete("p", &Default::default()).await.unwrap();
     node.until("deletion", Value::is_null).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_relieved_while_the_api_is_silent() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    let file = node.config().pod_dir("uid-p").join("volumes/v/file");
+    std::fs::write(&file, vec![1; 2 << 20]).unwrap();
+    node.api.set_down(true);
+    let short = Shortage { signal: Signal::Nodefs, least: 2 << 20, left: 1 << 20, is_hard: true };
+    // As with each heartbeat while something is short.
+    while file.exists() {
+        node.pressures.send_replace(Pressures {
+            disk: true,
+            urgent: Some(short),
+            ..Pressures::default()
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!node.app("a").await.is_running());
+    node.pressures.send_replace(Pressures::default());
+    node.api.set_down(false);
+    let pod = node.until_phase("Failed").await;
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    assert!(pod["status"]["containerStatuses"][0]["state"]["terminated"].is_object(), "{pod:#}");
+    node.until_empty().await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_uses_goes_before_a_pod_does() {
+    let mut node = hollow().await;
+    let mut once = one();
+    once["restartPolicy"] = json!("Never");
+    node.apply("p", once);
+    node.until("Ready", ready).await;
+    let ended = node.app("a").await.id;
+    node.runtime.exit(&ended, 0);
+    node.until_phase("Succeeded").await;
+    let mut spec = one();
+    spec["containers"][0]["name"] = json!("b");
+    node.apply("other", spec);
+    node.until_at(OTHER, "the other is Ready", ready).await;
+    let short = Shortage { signal: Signal::Imagefs, least: 2, left: 1, is_hard: true };
+    let tell = || {
+        let urgent = Some(short);
+        node.pressures.send_replace(Pressures { disk: true, urgent, ..Pressures::default() });
+    };
+    tell();
+    while node.runtime.spec(&ended).is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let phase = |path: &str| node.api.get(path).unwrap()["status"]["phase"].clone();
+    assert_eq!((phase(POD), phase(OTHER)), (json!("Succeeded"), json!("Running")));
+    tell();
+    node.until_at(OTHER, "the other goes", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(phase(POD), "Succeeded");
     node.stop().await;
 }
 
