@@ -71,8 +71,9 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
     let ephemeral_statuses: Vec<_> = ephemeral
         .map(|own| ContainerStatus { ready: false, ..view.container(&as_container(own), false) })
         .collect();
-    if ended == Some(Outcome::Refused) {
-        // It has no containers to tell of, and never will.
+    let told = old.container_statuses.is_some() || !observed.containers.is_empty();
+    if observed.refused.is_some() || (ended.is_some() && !told) {
+        // It was refused and has no containers to tell of, and never will.
         container_statuses.clear();
         init_statuses.clear();
     }

@@ -65,6 +65,16 @@ async fn a_refused_pod_fails_and_starts_nothing() {
     );
     node.until_event("SysctlForbidden").await;
     assert!(node.containers().await.is_empty());
+    // Reports that follow have nothing to add, this agent's and the next one's.
+    for generation in [2, 3] {
+        edit(&node, |pod| pod["metadata"]["generation"] = json!(generation - 1));
+        let pod = node
+            .until("a later report", |pod| pod["status"]["observedGeneration"] == generation)
+            .await;
+        assert_eq!(pod["status"]["containerStatuses"], Value::Null);
+        node.stop().await;
+        node.start();
+    }
     node.stop().await;
 }
 
