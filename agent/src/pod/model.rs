@@ -47,6 +47,8 @@ pub struct Observed {
     pub busy: BTreeMap<String, Work>,
     /// When this node learned that the pod has to go.
     pub ending_since: Option<Timestamp>,
+    /// Whether a Service led to it then.
+    pub served: bool,
     /// Nothing is left of the pod on this node.
     pub cleaned: bool,
 }

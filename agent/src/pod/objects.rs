@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
+use skiff_api::selector::LabelSelector;
 use skiff_client::Api;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -80,11 +81,31 @@ impl Objects {
         found
     }
 
+    /// Whether a Service leads to the pod. Services that are not known yet might.
+    pub fn is_served(&self, pod: &Pod) -> bool {
+        if self.services.wait_until_ready().now_or_never().is_none() {
+            return true;
+        }
+        let (namespace, labels) = (&pod.metadata.namespace, pod.metadata.labels.as_ref());
+        self.services
+            .find(|service| service.metadata.namespace == *namespace && selects(service, labels))
+            .is_some()
+    }
+
     /// Ends the watches that only this pod used.
     pub fn release(&self, uid: &str) {
         self.config_maps.release(uid);
         self.secrets.release(uid);
     }
+}
+
+/// Whether the service's endpoints are found by its selector, and such a pod is
+/// among them.
+fn selects(service: &Service, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| {
+        !selector.is_empty() && LabelSelector::from_labels(selector).matches_labels(labels)
+    })
 }
 
 /// Watched objects of one kind.

@@ -431,11 +431,12 @@ fn a_deleted_pod_is_stopped_cleaned_up_and_deleted() {
 fn a_ready_pod_serves_a_moment_longer() {
     let running = |since| {
         let mut found = observed(vec![sandbox(0, true), container("a", 0, RUN)]);
-        found.ending_since = Some(since);
+        (found.ending_since, found.served) = (Some(since), true);
         found
     };
     let mut ended = observed(vec![sandbox(0, true), container("a", 0, exited(0, 999))]);
-    ended.ending_since = Some(at(1000));
+    (ended.ending_since, ended.served) = (Some(at(1000)), true);
+    let unserved = Observed { served: false, ..running(at(1000)) };
     let (until, over) = (at(1000) + SETTLE, at(1000) - SETTLE);
     let cases = vec![
         ("just asked", "True", 30, false, running(at(1000)), vec![], Some(until)),
@@ -443,6 +444,7 @@ fn a_ready_pod_serves_a_moment_longer() {
         ("not ready", "False", 30, false, running(at(1000)), vec!["stop a 20s"], None),
         ("no grace", "True", 0, false, running(at(1000)), vec!["stop a 0s"], None),
         ("its object is gone", "True", 30, true, running(at(1000)), vec!["stop a 20s"], None),
+        ("no service leads there", "True", 30, false, unserved, vec!["stop a 20s"], None),
         ("ended meanwhile", "True", 30, false, ended, vec!["clean"], None),
     ];
     for (name, ready, grace, gone, observed, expected, deadline) in cases {

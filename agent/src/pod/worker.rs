@@ -27,13 +27,13 @@ use super::api::Tokens;
 use super::apply;
 use super::context::Context;
 use super::inbox::Inbox;
-use super::model::{Attempt, Health, Observed, back_off, uid};
+use super::model::{Attempt, Health, Observed, Work, back_off, uid};
 use super::plan::{EVICTED, outcome, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
 use super::status::eviction_of;
 use crate::events::Severity;
-use crate::runtime::{Container, RuntimeError};
+use crate::runtime::{Container, RuntimeError, labels};
 use crate::volume::Volumes;
 
 pub(super) use done::Done;
@@ -150,7 +150,7 @@ impl Worker {
         loop {
             let now = Timestamp::now();
             if self.pod.metadata.deletion_timestamp.is_some() {
-                self.observed.ending_since.get_or_insert(now);
+                self.begin_to_end(now);
             }
             self.settle_resize();
             let plan = plan_pod(&self.wanted, self.gone, &self.observed, now);
@@ -206,6 +206,15 @@ impl Worker {
         let over = quiet && outcome(&self.pod, &self.observed, now).is_some();
         if over || self.observed.cleaned {
             self.ctx.devices.release(uid(&self.pod));
+        }
+    }
+
+    /// Remembers when the pod's deletion became known, and what has to be known
+    /// of it at that time.
+    fn begin_to_end(&mut self, now: Timestamp) {
+        if self.observed.ending_since.is_none() {
+            self.observed.ending_since = Some(now);
+            self.observed.served = self.ctx.objects.is_served(&self.pod);
         }
     }
 
@@ -276,7 +285,10 @@ impl Worker {
             self.take_containers(found).await;
         }
         for id in news.touched {
-            self.inspect(&id).await;
+            // The job that stops or removes a container looks at it itself.
+            if !self.is_in_hand(&id) {
+                self.inspect(&id).await;
+            }
         }
         for id in news.started {
             // The job that starts a container looks at it itself.
@@ -320,6 +332,7 @@ impl Worker {
         fresh.evicted = self.observed.evicted.take();
         fresh.cleaned = self.observed.cleaned;
         fresh.ending_since = self.observed.ending_since;
+        fresh.served = self.observed.served;
         if fresh.sandbox.as_ref().map(Attempt::id)
             == self.observed.sandbox.as_ref().map(Attempt::id)
         {
@@ -337,6 +350,16 @@ impl Worker {
             .into_iter()
             .chain(self.observed.running().map(|(_, attempt)| attempt));
         running.any(|attempt| attempt.id() == id)
+    }
+
+    /// Whether a job is about to tell how this container ended.
+    fn is_in_hand(&self, id: &str) -> bool {
+        let busy = &self.observed.busy;
+        if busy.get(labels::SANDBOX) == Some(&Work::Clearing) {
+            return true;
+        }
+        let stops = |(name, _): (&str, &Attempt)| matches!(busy.get(name), Some(Work::Stopping(_)));
+        self.observed.find(id).is_some_and(stops)
     }
 
     /// Reads the termination messages that are not known yet.

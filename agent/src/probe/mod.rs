@@ -234,6 +234,7 @@ impl Task {
             return;
         };
         let Some(machine) = entry.machines.get_mut(&kind) else { return };
+        let before = entry.health.clone();
         let name = entry.target.container.name.clone();
         let event = match &outcome.0 {
             Err(message) => Some(("Unhealthy", format!("{} probe failed: {message}", kind.word()))),
@@ -274,9 +275,11 @@ impl Task {
             }
             (Some(Change::Healthy), Kind::Liveness) => {}
         }
-        let (pod, health) = (entry.target.pod.clone(), entry.health.clone());
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        (self.report)(uid, id, health);
+        // Most probes find what is known already, which is no news to the pod.
+        if entry.health != before {
+            let uid = entry.target.pod.metadata.uid.as_deref().unwrap_or_default();
+            (self.report)(uid, id, entry.health.clone());
+        }
         let now = Instant::now();
         if more {
             self.schedule(id, kind, token, now + period);
@@ -316,6 +319,7 @@ fn probe_of(container: &Container, kind: Kind) -> Option<&Probe> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use serde_json::json;
@@ -325,14 +329,20 @@ mod tests {
     use crate::runtime::ContainerSpec;
     use crate::runtime::memory::Memory;
 
-    #[tokio::test(start_paused = true)]
-    async fn who_is_being_stopped_is_asked_only_whether_it_is_ready() {
+    /// A runtime with a running container, and the container's id.
+    async fn running() -> (Arc<Memory>, String) {
         let runtime = Arc::new(Memory::new());
         runtime.add_image("img:1");
         let spec =
             ContainerSpec { name: "c".into(), image: "img:1".into(), ..ContainerSpec::default() };
         let id = runtime.create(&spec).await.unwrap();
         runtime.start(&id).await.unwrap();
+        (runtime, id)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_being_stopped_is_asked_only_whether_it_is_ready() {
+        let (runtime, id) = running().await;
         let cancel = CancellationToken::new();
         let (recorder, _events) =
             Recorder::new(FakeApi::new().client(), "n1".into(), cancel.clone());
@@ -356,11 +366,38 @@ mod tests {
         while last.ready != Some(false) {
             last = health_rx.recv().await.unwrap();
         }
-        for _ in 0..3 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            last = health_rx.recv().await.unwrap();
-            assert_eq!(last.condemned, None);
-        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(last.condemned, None);
+        assert!(health_rx.try_recv().is_err(), "nothing else is found out");
+        cancel.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_hears_of_what_changed_and_of_nothing_else() {
+        let (runtime, id) = running().await;
+        let heard = Arc::new(AtomicUsize::new(0));
+        let report: Report = {
+            let heard = heard.clone();
+            Arc::new(move |_, _, _| {
+                heard.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        let cancel = CancellationToken::new();
+        let (probes, task) =
+            Probes::new(runtime.clone(), Recorder::silent(), report, cancel.clone());
+        let task = tokio::spawn(task);
+        let container: Container = serde_json::from_value(json!({"name": "c", "readinessProbe":
+            {"exec": {"command": ["ask"]}, "periodSeconds": 10, "failureThreshold": 2}}))
+        .unwrap();
+        let known = initial_health(&container, false);
+        probes.watch(Target { pod: Arc::default(), container, id, host: None, known }).await;
+        let asked = || runtime.calls().iter().filter(|call| call.starts_with("exec ")).count();
+        tokio::time::sleep(Duration::from_secs(95)).await;
+        assert_eq!((asked(), heard.load(Ordering::Relaxed)), (10, 1), "it became ready");
+        runtime.set_exec_code("ask", 1);
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert_eq!((asked(), heard.load(Ordering::Relaxed)), (15, 2), "it is no longer ready");
         cancel.cancel();
         task.await.unwrap();
     }

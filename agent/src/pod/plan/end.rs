@@ -16,10 +16,10 @@ const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// Grace period where the spec has none.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 
-/// How long a ready pod goes on serving after its deletion was asked for. Its
-/// address has to disappear from every node's Services first: a server that
-/// exits at its signal would else refuse connections still sent to it. Long
-/// enough for a change to pass through EndpointSlice, watch and ruleset on a
+/// How long a ready pod that Services lead to goes on serving after its deletion
+/// was asked for. Its address has to disappear from every node's rules first: a
+/// server that exits at its signal would else refuse connections still sent to
+/// it. Long enough for a change to pass through EndpointSlice, watch and ruleset on a
 /// busy machine, short beside any grace period.
 pub const SETTLE: SignedDuration = SignedDuration::from_millis(500);
 
@@ -136,7 +136,7 @@ fn settles_until(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> 
         .is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
     let runs = observed.running().next().is_some();
     let urgent = gone || end_grace(pod, gone, now).is_zero();
-    (was_ready && runs && !urgent && now < until).then_some(until)
+    (was_ready && runs && observed.served && !urgent && now < until).then_some(until)
 }
 
 /// The time left until the deletion's deadline.

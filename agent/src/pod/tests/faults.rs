@@ -67,8 +67,13 @@ async fn a_panic_ends_the_agent_and_the_next_one_goes_on() {
 #[tokio::test]
 async fn a_ready_pod_that_is_deleted_serves_a_moment_longer() {
     let mut node = hollow().await;
+    let service = json!({"kind": "Service", "apiVersion": "v1",
+        "metadata": {"name": "s", "namespace": "ns"}, "spec": {"selector": {"app": "x"}}});
+    node.api.put("/api/v1/namespaces/ns/services/s", service);
     node.apply("p", one());
-    node.until("Ready", ready).await;
+    let mut pod = node.until("Ready", ready).await;
+    pod["metadata"]["labels"] = json!({"app": "x"});
+    node.api.put(POD, pod);
     let asked = tokio::time::Instant::now();
     let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
         kube::Api::namespaced(node.api.client(), "ns");
