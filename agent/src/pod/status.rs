@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, all_containers, as_container, is_sidecar,
+    Attempt, Failure, Observed, PULL_ERROR_SHOWN, Work, all_containers, as_container, is_sidecar,
     known_end, spec, uid,
 };
 use super::plan::{EVICTED, Outcome, is_pull, outcome};
@@ -132,7 +132,9 @@ impl View<'_> {
     fn phase(&self) -> &'static str {
         let running = self.observed.running().next().is_some();
         let deleting = self.pod.metadata.deletion_timestamp.is_some();
-        if !running && self.observed.busy.is_empty() {
+        // Whoever only stops or clears up finds nothing to change any more.
+        let ends = |work: &Work| matches!(work, Work::Stopping(_) | Work::Clearing);
+        if !running && self.observed.busy.values().all(ends) {
             match self.ended {
                 Some(Outcome::Succeeded) => return "Succeeded",
                 Some(

@@ -238,6 +238,12 @@ fn a_deleted_pod_ends_as_its_containers_did() {
         let found = compute(&pod, &observed(vec![container("a", 0, state.clone())]), &[], at(1000));
         assert_eq!(found.phase.as_deref(), Some(expected), "{state:?}");
     }
+    let mut stopped = observed(vec![container("a", 0, exited(0, false))]);
+    stopped.busy.insert("a".into(), Work::Stopping(at(1030)));
+    let mut last = pod(json!({"containers": [{"name": "a"}]}));
+    last.metadata.deletion_timestamp = Some(Time(at(1030)));
+    let phase = compute(&last, &stopped, &[], at(1000)).phase;
+    assert_eq!(phase.as_deref(), Some("Succeeded"), "together with the end of its container");
     let mut never_ran = pod(json!({"containers": [{"name": "a"}]}));
     never_ran.metadata.deletion_timestamp = Some(Time(at(1030)));
     let mut found = Observed::default();
