@@ -180,6 +180,7 @@ impl Drop for Cluster {
 /// One `skiff lab`.
 pub struct Lab {
     dir: TempDir,
+    variables: Vec<(&'static str, String)>,
     /// The line it printed when it was ready.
     pub ready_line: String,
 }
@@ -202,7 +203,12 @@ impl Lab {
         crate::need_root();
         let dir =
             tempfile::Builder::new().prefix("skiff-lab-").tempdir().expect("a temporary folder");
-        Self { dir, ready_line: String::new() }
+        Self { dir, variables: Vec::new(), ready_line: String::new() }
+    }
+
+    /// Sets a variable of its machines' processes, as `SKIFF_EVICTION_HARD`.
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.variables.push((name, value.into()));
     }
 
     /// Starts it.
@@ -222,6 +228,7 @@ impl Lab {
     pub fn lab(&self, arguments: &[&str]) -> Output {
         let mut command = skiff(&["lab", "--dir"]);
         command.arg(self.path()).args(arguments);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         run(command, None)
     }
 

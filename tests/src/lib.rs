@@ -7,6 +7,7 @@
 mod client;
 mod cluster;
 mod command;
+mod disk;
 mod footprint;
 mod load;
 mod master;
@@ -14,6 +15,7 @@ mod master;
 pub use client::client_of;
 pub use cluster::{Cluster, Lab};
 pub use command::{Kubectl, Output, kubectl_in, run, skiff, skiffctl};
+pub use disk::SmallDisk;
 pub use footprint::{Footprint, assert_no_sandbox_image, containers_of};
 pub use load::{Load, fetch};
 pub use master::Master;

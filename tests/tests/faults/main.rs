@@ -22,8 +22,8 @@ use people::{NAMESPACE, People, Seat};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use skiff_lab::Plan;
-use skiff_tests::{Lab, eventually, step};
-use trouble::{Round, SmallDisk};
+use skiff_tests::{Lab, SmallDisk, eventually, step};
+use trouble::Round;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The port that masters of a lab serve on.

@@ -3,18 +3,14 @@
 //! A seed decides what happens to whom and for how long; when exactly it hits
 //! is the machine's business. Most troubles leave a majority, some do not.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
-use skiff_tests::Lab;
+use skiff_tests::{Lab, SmallDisk};
 
 /// How long a master with a full disk may go on before the disk is freed
 /// again: it needs no new room for a while.
@@ -145,53 +141,6 @@ fn signal(lab: &Lab, machine: &str, signal: Signal) {
     // Another trouble may have ended it.
     if let Some(pid) = pid(lab, machine) {
         kill(Pid::from_raw(pid.cast_signed()), signal).expect("it can be signalled");
-    }
-}
-
-/// A file system of its own with little room.
-pub(crate) struct SmallDisk {
-    path: PathBuf,
-}
-
-impl SmallDisk {
-    /// Mounts one at `path`.
-    pub(crate) fn mount(path: &Path, megabytes: u32) -> Self {
-        std::fs::create_dir_all(path).expect("a folder");
-        let size = format!("size={megabytes}m");
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
-            .expect("a small file system");
-        Self { path: path.to_owned() }
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.path.join("filler")
-    }
-
-    /// Takes all room.
-    fn fill(&self) {
-        let mut filler =
-            File::options().create(true).append(true).open(self.filler()).expect("a file");
-        // First in large steps, then to the last byte.
-        for size in [1 << 20, 4096, 1] {
-            while filler.write_all(&vec![b'f'; size]).is_ok() {}
-        }
-    }
-
-    /// Gives it back.
-    fn free(&self) {
-        match std::fs::remove_file(self.filler()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
-            _ => {}
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Its master may still run; what it holds open goes with it.
-        if let Err(error) = umount2(&self.path, MntFlags::MNT_DETACH) {
-            eprintln!("{} stays mounted: {error}", self.path.display());
-        }
     }
 }
 
