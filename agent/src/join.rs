@@ -12,6 +12,7 @@ mod request;
 mod token;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -81,12 +82,15 @@ pub enum JoinError {
 }
 
 /// Becomes node `node_name` of the cluster at `server_url`, or goes on being
-/// it with the identity in `data_dir`.
+/// it with the identity in `data_dir`. `lost_quorum` hears of the own address of
+/// each connection whose server says that it has no quorum: behind the URL there
+/// may be others, and what failed is tried again.
 pub async fn join(
     server_url: &str,
     token: Option<&str>,
     data_dir: &Path,
     node_name: &str,
+    lost_quorum: impl Fn(SocketAddr) + Clone + Send + Sync + 'static,
 ) -> Result<Joined, JoinError> {
     let server: http::Uri =
         server_url.parse().map_err(|_| JoinError::Address(server_url.to_owned()))?;
@@ -104,7 +108,10 @@ pub async fn join(
         (Some(identity), _) => identity,
         (None, None) => return Err(JoinError::NoToken(dir)),
         (None, Some(token)) => {
-            let identity = first_identity(&server, &token, node_name).await?;
+            let (client, ca_pem) = pinned_client(&server, &token).await?;
+            let client = skiff_client::on_lost_quorum(client, lost_quorum.clone());
+            let issued = request::obtain(&client, node_name, Purpose::Client).await?;
+            let identity = Identity { ca_pem, ..Identity::from(issued) };
             identity.save(&dir).map_err(|why| JoinError::Identity { path: dir.clone(), why })?;
             identity
         }
@@ -115,6 +122,7 @@ pub async fn join(
     let current = Arc::new(current);
     let client =
         remote(server, &ca_pem, Credentials::Certificate(Arc::<CurrentIdentity>::clone(&current)))?;
+    let client = skiff_client::on_lost_quorum(client, lost_quorum);
     let renewal = Renewal { client: client.clone(), current, dir, node_name: node_name.to_owned() };
     Ok(Joined { client, server_ca_pem: ca_pem, renewal })
 }
@@ -154,16 +162,6 @@ impl Renewal {
         identity.save(&self.dir).map_err(at)?;
         self.current.replace(identity).map_err(at)
     }
-}
-
-async fn first_identity(
-    server: &http::Uri,
-    token: &JoinToken,
-    node_name: &str,
-) -> Result<Identity, JoinError> {
-    let (client, ca_pem) = pinned_client(server, token).await?;
-    let issued = request::obtain(&client, node_name, Purpose::Client).await?;
-    Ok(Identity { ca_pem, ..Identity::from(issued) })
 }
 
 /// A client that shows `token` to the server at `server_url`, once that has

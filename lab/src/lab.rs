@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -263,12 +263,16 @@ impl Lab {
         self.plan.dir.join(format!("{}.log", machine.name))
     }
 
-    /// Serves the front door; does not return while it can.
-    pub fn serve_front(&self) -> Result<(), LabError> {
+    /// Lets `lead` serve the front door: it is given the open port, and where
+    /// the masters are.
+    pub fn serve_front<F: Future<Output = io::Result<()>>>(
+        &self,
+        lead: impl FnOnce(tokio::net::TcpListener, Vec<SocketAddr>) -> F,
+    ) -> Result<(), LabError> {
         let masters = self.plan.masters().map(|master| (master.address, API_PORT).into()).collect();
         doing(
             "serve the lab's front door",
-            crate::front::serve(&self.plan.switch, self.plan.port, masters),
+            crate::front::serve(&self.plan.switch, self.plan.port, |port| lead(port, masters)),
         )
     }
 

@@ -33,11 +33,13 @@ pub(super) async fn run(args: AgentArgs) -> anyhow::Result<Next> {
     let way = masters.open().await?;
     let url = format!("https://{}", way.address);
     supervisor.spawn("way to the masters", way.serve(supervisor.cancel.clone()));
-    let joined = skiff_agent::join(&url, args.token.as_deref(), &data_dir.path, &name)
+    let asked = masters.clone();
+    let lost_quorum = move |own| asked.lost_quorum(own);
+    let token = args.token.as_deref();
+    let joined = skiff_agent::join(&url, token, &data_dir.path, &name, lost_quorum)
         .await
         .with_context(|| format!("cannot join {}", args.server))?;
-    let asked = masters.clone();
-    let client = skiff_client::on_lost_quorum(joined.client, move |own| asked.lost_quorum(own));
+    let client = joined.client.clone();
     let info = cluster_info::fetch(&client, &data_dir.path).await?;
     masters.follow(&info.masters);
     let learnt = move |info: &ClusterInfo| masters.follow(&info.masters);

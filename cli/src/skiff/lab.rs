@@ -1,9 +1,11 @@
 //! `skiff lab`: clusters of many machines on this one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -14,9 +16,12 @@ use skiff_apiserver::join::{self, Purpose};
 use skiff_apiserver::members::{Group, Member};
 use skiff_client::Api;
 use skiff_lab::{Lab, Machine, Role, netns};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::args::{LabArgs, LabCommand, Machines};
+use super::masters::Masters;
 use super::{member, preflight, ready, token};
 
 /// How long a lab may take to become ready before it is called broken.
@@ -61,7 +66,10 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
         }
         LabCommand::Heal => lab.heal()?,
         LabCommand::Down => lab.remove()?,
-        LabCommand::Front => lab.serve_front()?,
+        LabCommand::Front => {
+            let kubeconfig = lab.plan.dir.join("admin.kubeconfig");
+            lab.serve_front(|port, masters| front(kubeconfig, port, masters))?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -206,15 +214,50 @@ fn serving(lab: &Lab) -> anyhow::Result<BTreeSet<String>> {
     let asked = netns::run_in(&lab.plan.switch, move || async move {
         let asked = masters.iter().map(|(name, url)| {
             let client = token::client_at(&kubeconfig, url);
-            async move {
-                let request = http::Request::get("/readyz").body(Vec::new()).ok()?;
-                let answer = timeout(STATUS_PATIENCE, client.ok()?.request_text(request)).await;
-                matches!(answer, Ok(Ok(_))).then(|| name.clone())
-            }
+            async move { says_ready(&client.ok()?).await.then(|| name.clone()) }
         });
         Ok(join_all(asked).await.into_iter().flatten().collect())
     });
     asked.context("cannot ask the masters")
+}
+
+async fn says_ready(client: &Client) -> bool {
+    let Ok(request) = http::Request::get("/readyz").body(Vec::new()) else { return false };
+    matches!(timeout(STATUS_PATIENCE, client.request_text(request)).await, Ok(Ok(_)))
+}
+
+/// Leads from the host to a master that is ready.
+async fn front(
+    kubeconfig: PathBuf,
+    port: TcpListener,
+    masters: Vec<SocketAddr>,
+) -> std::io::Result<()> {
+    // Kept with their connections. A client that fails is made anew: the lab may
+    // have begun again with other keys.
+    let clients: Arc<Mutex<HashMap<SocketAddr, Client>>> = Arc::default();
+    let masters = Masters::asking(masters, move |master| {
+        let (kubeconfig, clients) = (kubeconfig.clone(), Arc::clone(&clients));
+        Box::pin(async move {
+            let known = lock(&clients).get(&master).cloned();
+            let client = known
+                .map_or_else(|| token::client_at(&kubeconfig, &format!("https://{master}")), Ok);
+            // Nobody can ask before the first master has written it.
+            let Ok(client) = client else { return true };
+            let ready = says_ready(&client).await;
+            if ready {
+                lock(&clients).insert(master, client);
+            } else {
+                lock(&clients).remove(&master);
+            }
+            ready
+        })
+    });
+    let served = masters.behind(port)?.serve(CancellationToken::new()).await;
+    served.map_err(std::io::Error::other)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn status(lab: &Lab, json: bool) -> anyhow::Result<()> {

@@ -1,11 +1,17 @@
-//! The node's way to whichever master lives.
+//! The way from a port of the loopback to whichever master lives.
 //!
-//! The node's parts speak to a port of the loopback, as if it were a master
-//! (every master's certificate is good for 127.0.0.1); behind it each connection
-//! goes to the first master that accepts it, in the order of the
-//! [`Roster`]. When a master dies its connections break and the next ones go
-//! elsewhere; when one has lost its quorum, or has left the cluster, they are
-//! broken from here. So no part of the node knows how many masters there are.
+//! Callers speak to the port as if it were a master (every master's certificate
+//! is good for 127.0.0.1); behind it each connection goes to the first master
+//! that accepts it, in the order of the [`Roster`]. When a master dies its
+//! connections break and the next ones go elsewhere; when one has lost its
+//! quorum, or has left the cluster, they are broken from here. So no caller
+//! knows how many masters there are.
+//!
+//! Two have such a port. A node reads the answers that it gets, so it says
+//! itself when one of them means a lost quorum ([`Masters::lost_quorum`]). The
+//! front door of a lab carries what it cannot read; it asks a master whether it
+//! is ready when a connection begins, and again while its client goes on asking
+//! ([`Masters::asking`]). Nobody asks while nothing moves.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,10 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -30,10 +39,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(2);
 const SILENCES: u32 = 3;
 
-/// The masters that a node knows of, and its connections to them. Clones are
-/// the same.
+/// How long a master is not asked again whether it is ready, however much is
+/// carried to it.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks a master whether it is ready to serve. Answers in bounded time.
+type Ready = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// The masters that are known, and the connections to them. Clones are the
+/// same.
 #[derive(Clone)]
-pub(super) struct Masters(Arc<Mutex<State>>);
+pub(super) struct Masters {
+    state: Arc<Mutex<State>>,
+    ready: Option<Ready>,
+}
 
 struct State {
     roster: Roster,
@@ -58,11 +77,20 @@ impl Masters {
     /// Those that the command line names.
     pub(super) fn new(given: Vec<SocketAddr>) -> Self {
         let (roster, carried) = (Roster::new(given), HashMap::new());
-        Self(Arc::new(Mutex::new(State { roster, carried })))
+        Self { state: Arc::new(Mutex::new(State { roster, carried })), ready: None }
+    }
+
+    /// The same, for who cannot read the answers: those that are `ready` are
+    /// preferred, and left when they no longer are.
+    pub(super) fn asking(
+        given: Vec<SocketAddr>,
+        ready: impl Fn(SocketAddr) -> BoxFuture<'static, bool> + Send + Sync + 'static,
+    ) -> Self {
+        Self { ready: Some(Arc::new(ready)), ..Self::new(given) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cluster's masters are these. Connections to others end.
@@ -88,48 +116,99 @@ impl Masters {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .context("cannot open a port on the loopback")?;
+        Ok(self.behind(listener)?)
+    }
+
+    /// The way from a port that is open already.
+    pub(super) fn behind(&self, listener: TcpListener) -> std::io::Result<Way> {
         Ok(Way { address: listener.local_addr()?, listener, masters: self.clone() })
     }
 
-    async fn carry(self, mut client: TcpStream, own: SocketAddr) {
+    async fn carry(self, client: TcpStream, own: SocketAddr) {
         // Without a master the connection is closed, and the caller tries again.
         let Some((master, mut stream)) = self.connect().await else { return };
         let cut = CancellationToken::new();
         self.state().carried.insert(own, Carried { master, cut: cut.clone() });
         let _ = client.set_nodelay(true);
+        let asked = Notify::new();
+        let mut client = InspectReader::new(client, |_: &[u8]| asked.notify_one());
         tokio::select! {
             // Either side may break off; there is nobody to tell.
             _ = tokio::io::copy_bidirectional(&mut client, &mut stream) => {}
+            () = self.look_after(master, own, &asked) => {}
             () = cut.cancelled() => {}
         }
         self.state().carried.remove(&own);
     }
 
-    async fn connect(&self) -> Option<(SocketAddr, TcpStream)> {
-        let masters = self.state().roster.order().to_vec();
-        for (place, master) in masters.into_iter().enumerate() {
-            match timeout(CONNECT_TIMEOUT, TcpStream::connect(master)).await {
-                Ok(Ok(stream)) => {
-                    if place > 0 {
-                        info!(%master, "speaking to another master");
-                        self.state().roster.prefer(master);
-                    }
-                    let keepalive = TcpKeepalive::new()
-                        .with_time(SILENCE)
-                        .with_interval(SILENCE)
-                        .with_retries(SILENCES);
-                    let socket = SockRef::from(&stream);
-                    socket.set_tcp_keepalive(&keepalive).ok()?;
-                    socket.set_tcp_user_timeout(Some(SILENCE * SILENCES)).ok()?;
-                    stream.set_nodelay(true).ok()?;
-                    return Some((master, stream));
-                }
-                Ok(Err(error)) => debug!(%master, %error, "this master does not answer"),
-                Err(_) => debug!(%master, "this master does not answer in time"),
+    /// Asks whether the master of a connection is still ready, as often as its
+    /// client asks for something. Never ends.
+    async fn look_after(&self, master: SocketAddr, own: SocketAddr, asked: &Notify) {
+        let Some(ready) = &self.ready else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(ASK_PAUSE).await;
+            asked.notified().await;
+            if !ready(master).await && self.another_is_ready(ready, master).await {
+                self.lost_quorum(own);
             }
         }
-        None
     }
+
+    /// Whether there is a reason to leave: going round among masters of which
+    /// none is ready helps nobody.
+    async fn another_is_ready(&self, ready: &Ready, than: SocketAddr) -> bool {
+        let others = self.state().roster.order().to_vec();
+        for other in others.into_iter().filter(|other| *other != than) {
+            if ready(other).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Connects to the first that accepts and is ready, or else to the first
+    /// that accepts: it will say itself what it lacks.
+    async fn connect(&self) -> Option<(SocketAddr, TcpStream)> {
+        let masters = self.state().roster.order().to_vec();
+        let mut unready = None;
+        for (place, master) in masters.into_iter().enumerate() {
+            let stream = match timeout(CONNECT_TIMEOUT, dial(master)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    debug!(%master, %error, "this master does not answer");
+                    continue;
+                }
+                Err(_) => {
+                    debug!(%master, "this master does not answer in time");
+                    continue;
+                }
+            };
+            if let Some(ready) = &self.ready
+                && !ready(master).await
+            {
+                unready.get_or_insert((master, stream));
+                continue;
+            }
+            if place > 0 {
+                info!(%master, "speaking to another master");
+                self.state().roster.prefer(master);
+            }
+            return Some((master, stream));
+        }
+        unready
+    }
+}
+
+/// Connects, so that a master that no longer answers is noticed.
+async fn dial(master: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(master).await?;
+    let keepalive =
+        TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE).with_retries(SILENCES);
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(SILENCE * SILENCES))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// The open port.
@@ -224,6 +303,48 @@ mod tests {
             }
         });
         address
+    }
+
+    #[tokio::test]
+    async fn who_cannot_read_the_answers_asks_the_masters() {
+        let (one, two) = (patient_master(1).await, patient_master(2).await);
+        let ready = Arc::new(Mutex::new(vec![one, two]));
+        let said = Arc::clone(&ready);
+        let masters = Masters::asking(vec![one, two], move |master| {
+            let is_ready = said.lock().unwrap().contains(&master);
+            Box::pin(std::future::ready(is_ready))
+        });
+        let (port, cancel, serving) = serve(&masters).await;
+        let open = async |name: u8| {
+            let mut stream = TcpStream::connect(port).await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), name);
+            stream
+        };
+        let (mut asking, mut silent) = (open(1).await, open(1).await);
+        let all_asked = async |asking: &mut TcpStream| {
+            // The master says nothing more; only an end is to be read.
+            let asks = async {
+                while asking.write_all(b"?").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            timeout(3 * ASK_PAUSE, asks).await
+        };
+        // Nobody is ready: each stays where it is, and new ones try the first.
+        ready.lock().unwrap().clear();
+        all_asked(&mut asking).await.unwrap_err();
+        open(1).await;
+        // Another one is: who asks moves, and all others with it.
+        ready.lock().unwrap().push(two);
+        all_asked(&mut asking).await.unwrap();
+        silent.read_u8().await.unwrap_err();
+        open(2).await;
+        assert_eq!(masters.state().roster.order(), [two, one]);
+        // One that is ready is looked for at once.
+        *ready.lock().unwrap() = vec![one];
+        open(1).await;
+        cancel.cancel();
+        serving.await;
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use kube::Client;
 use skiff_apiserver::join::{self, Purpose};
 use skiff_apiserver::members::{Group, MEMBERS_PATH};
@@ -14,17 +14,21 @@ use super::token;
 /// How long a master may take to answer; a group without a leader answers too.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// What masters have whose state is in etcd.
+const IN_ETCD: &str = "the cluster's state is in etcd, whose members `etcdctl member` lists and \
+    changes; a machine becomes one more master when it is started with the same `--store` and `pki`";
+
 /// Lists and changes the masters through the API of the one on this machine.
 pub(super) async fn run(args: MemberArgs) -> anyhow::Result<()> {
     let kubeconfig = args.master.kubeconfig();
     let client = token::client(&kubeconfig)?;
     match args.command {
-        MemberCommand::List => print!("{}", table(&ask(&client, "GET", "").await?)),
+        MemberCommand::List => print!("{}", table(&of_members(ask(&client, "GET", "").await?)?)),
         MemberCommand::Add => {
+            let group = of_members(ask(&client, "GET", "").await?)?;
             let pin = token::ca_pin(&kubeconfig)?;
             let ttl = join::DEFAULT_TTL;
             let made = join::create_token_for(&client, &pin, Purpose::Master, ttl).await?;
-            let group = ask(&client, "GET", "").await?;
             let own = group.members.iter().find(|member| member.id == group.member);
             let own = own.map_or("HOST:6443", |member| &member.address);
             println!("On the new machine run, within a day:\n");
@@ -42,12 +46,27 @@ pub(super) async fn run(args: MemberArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A group that has members of its own.
+fn of_members(group: Group) -> anyhow::Result<Group> {
+    ensure!(!is_in_etcd(&group), IN_ETCD);
+    Ok(group)
+}
+
+/// The first member's id is 1; a master on etcd is nobody's member.
+fn is_in_etcd(group: &Group) -> bool {
+    group.member == 0
+}
+
 /// Says how the masters are.
 pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
     let client = token::client(&args.master.kubeconfig())?;
     let group = ask(&client, "GET", "").await?;
     if args.output.is_some() {
         println!("{}", serde_json::to_string_pretty(&group)?);
+        return Ok(());
+    }
+    if is_in_etcd(&group) {
+        println!("store     etcd\nterm      {}\nrevision  {}", group.term, group.revision);
         return Ok(());
     }
     let leader = group.members.iter().find(|member| member.leader);
@@ -137,7 +156,9 @@ mod tests {
             sync_micros: 0,
             members,
         };
-        let text = table(&group);
+        let text = table(&of_members(group.clone()).unwrap());
+        let in_etcd = of_members(Group { member: 0, members: Vec::new(), ..group });
+        assert!(in_etcd.unwrap_err().to_string().contains("`etcdctl member`"));
         let rows: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[1], ["1", "m1", "10.0.0.1:6443", "voter", "true", "-"]);
