@@ -31,6 +31,7 @@ use crate::probe::Probes;
 use crate::runtime::docker::Docker;
 use crate::runtime::{Runtime, daemon, sandbox_image};
 use crate::server;
+use crate::shutdown::Shutdown;
 use skiff_client::chain;
 
 /// Containers started at the same time. Docker gains nothing from more.
@@ -92,7 +93,12 @@ async fn run_on(
     let (runtime_tx, runtime_rx) = watch::channel(Some("not asked yet".to_owned()));
     let (network_tx, network_rx) =
         watch::channel(Some("waiting for the node's podCIDR".to_owned()));
-    let health = Health { runtime_rx: Some(runtime_rx), network_rx: Some(network_rx) };
+    let (shutdown_tx, shutdown_rx) = watch::channel(false);
+    let health = Health {
+        runtime_rx: Some(runtime_rx),
+        network_rx: Some(network_rx),
+        shutdown_rx: Some(shutdown_rx.clone()),
+    };
     let api_back = Arc::new(Notify::new());
     let reporting = node.clone().run(registered, health, api_back.clone(), cancel.clone());
     tasks.spawn(named("node", reporting));
@@ -115,6 +121,8 @@ async fn run_on(
         recorder.clone(),
     );
     tasks.spawn(named("evictor", evictor.run(pressures.clone(), cancel.clone())));
+    let shutdown = Shutdown::new(&config, directory.clone(), recorder.clone(), shutdown_tx);
+    tasks.spawn(named("shutdown", shutdown.run(cancel.clone())));
     let server = serve(
         &config,
         client.clone(),
@@ -179,6 +187,7 @@ async fn run_on(
         least_oom_score: daemon::least_oom_score(engine),
         app_armor: daemon::enforces_app_armor(),
         pressures,
+        shutting_down: shutdown_rx,
         metrics,
         config,
     });

@@ -10,6 +10,8 @@ use skiff_api::quantity::Quantity;
 
 use crate::eviction::thresholds::Thresholds;
 use crate::images::collect::Marks;
+use crate::shutdown::drop_in::CONF_DIR;
+use crate::shutdown::plan::GracePeriods;
 
 /// Settings of one agent.
 #[derive(Debug, Clone)]
@@ -52,6 +54,11 @@ pub struct Config {
     /// limit. Default: a quarter of those that the machine can have, so that a
     /// container that forks without end leaves the others room.
     pub container_pids: Option<i64>,
+    /// How long pods have to end when the machine shuts down. Default: no time,
+    /// and nobody listens for shutdowns.
+    pub shutdown: GracePeriods,
+    /// Where logind reads settings. Default: `/etc/systemd/logind.conf.d`.
+    pub logind_conf_dir: PathBuf,
     /// When the node runs short of memory, room or process ids.
     pub thresholds: Thresholds,
     /// How full unused images may make Docker's disk.
@@ -86,6 +93,8 @@ impl Config {
             hardware_root: PathBuf::from("/"),
             server_ca_pem: String::new(),
             container_pids: most_pids().map(|most| most / 4),
+            shutdown: GracePeriods::default(),
+            logind_conf_dir: PathBuf::from(CONF_DIR),
             thresholds: Thresholds::default(),
             image_marks: Marks::default(),
             reserved: BTreeMap::new(),

@@ -6,9 +6,10 @@
 //! The modules in reading order: [`runtime`] is Docker behind a trait, with an
 //! in-memory twin; [`pod`] decides (`plan`, `status`) and acts (`apply`);
 //! [`probe`] asks containers how they are; [`volume`] lays out their files;
-//! [`network`] gives each pod an address; [`devices`] gives it GPUs; [`node`] reports the machine;
-//! [`eviction`] ends pods when it runs short; [`server`] answers the API
-//! server's calls for logs and exec.
+//! [`network`] gives each pod an address; [`devices`] gives it GPUs; [`node`]
+//! reports the machine; [`eviction`] ends pods when it runs short, [`shutdown`]
+//! when it goes off; [`server`] answers the API server's calls for logs and
+//! exec.
 //!
 //! Left out: talking to other agents, and any store of its own. All state is
 //! in the API, in Docker's labels, and in files under the data directory.
@@ -31,6 +32,7 @@ pub mod probe;
 mod revision;
 pub mod runtime;
 pub mod server;
+pub mod shutdown;
 mod teardown;
 pub mod usage;
 pub mod volume;

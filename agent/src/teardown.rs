@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{Config, instance_of};
 use crate::runtime::docker::Docker;
 use crate::runtime::{Runtime, RuntimeError, labels, sandbox_image};
-use crate::{network, volume};
+use crate::{network, shutdown, volume};
 
 /// What a teardown removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,6 +57,9 @@ pub async fn teardown(data_dir: &Path, docker_socket: &Path) -> Result<Removed, 
         failures.push(skiff_client::chain(&error));
     }
     let config = Config::new("", data_dir);
+    if let Err(error) = shutdown::teardown(config.logind_conf_dir.clone(), &config.instance).await {
+        failures.push(format!("a setting of logind not removed: {error}"));
+    }
     for uid in pod_dirs(&config.data_dir.join("pods")) {
         match volume::remove(&config.pod_dir(&uid)).await {
             Ok(()) => removed.pod_dirs += 1,

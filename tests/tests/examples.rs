@@ -45,7 +45,7 @@ fn folders() -> BTreeSet<String> {
     let entries = std::fs::read_dir(repository().join("examples")).unwrap();
     entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "images")
+        .filter(|name| !matches!(name.as_str(), "images" | "systemd"))
         .collect()
 }
 

@@ -37,7 +37,7 @@ use crate::events::{Recorder, Severity};
 use crate::images::Images;
 use crate::node::{Kind, Pressures, Shortage};
 use crate::pod::manager::Directory;
-use crate::pod::model::uid;
+use crate::pod::model::{Disruption, uid};
 use crate::runtime::{Container, Result, Runtime, labels};
 use crate::usage::Meter;
 use crate::volume;
@@ -223,6 +223,6 @@ impl Evictor {
 
     fn evict(&mut self, pod: &Pod, message: String) {
         self.going = Some((uid(pod).to_owned(), Instant::now()));
-        self.directory.evict(uid(pod), message);
+        self.directory.disrupt(uid(pod), Disruption::Evicted(message));
     }
 }

@@ -73,6 +73,8 @@ pub struct Health {
     pub runtime_rx: Option<watch::Receiver<Option<String>>>,
     /// Why there is no pod network yet.
     pub network_rx: Option<watch::Receiver<Option<String>>>,
+    /// Whether the machine shuts down.
+    pub shutdown_rx: Option<watch::Receiver<bool>>,
 }
 
 /// This node.
@@ -226,9 +228,11 @@ impl NodeAgent {
                 },
                 () = changed(&mut health.runtime_rx) => {}
                 () = changed(&mut health.network_rx) => {}
+                () = changed(&mut health.shutdown_rx) => {}
             }
             let problems = health.problems();
             if !problems.is_empty()
+                && !health.is_shutting_down()
                 && begun.elapsed() < WARM_UP
                 && condition::is_ready(&seen.conditions)
             {
@@ -358,7 +362,12 @@ impl Health {
         };
         let runtime = known(&self.runtime_rx, "container runtime is down");
         let network = known(&self.network_rx, "pod network is not ready");
-        runtime.into_iter().chain(network).collect()
+        let shutdown = self.is_shutting_down().then(|| "node is shutting down".to_owned());
+        runtime.into_iter().chain(network).chain(shutdown).collect()
+    }
+
+    fn is_shutting_down(&self) -> bool {
+        self.shutdown_rx.as_ref().is_some_and(|begun| *begun.borrow())
     }
 }
 
@@ -392,7 +401,7 @@ async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, St
 }
 
 /// Waits for a change; forever once the sender is gone.
-async fn changed(receiver: &mut Option<watch::Receiver<Option<String>>>) {
+async fn changed<T>(receiver: &mut Option<watch::Receiver<T>>) {
     let changed = match receiver {
         Some(receiver) => receiver.changed().await.is_ok(),
         None => false,

@@ -7,8 +7,7 @@
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, Toleration};
 
-use super::model::spec;
-use super::plan::EVICTED;
+use super::model::{EVICTED, spec};
 use super::resources::qos_class;
 use crate::devices::{Devices, Refused};
 use crate::eviction::rank::is_critical;
@@ -64,11 +63,17 @@ pub struct Host {
     pub app_armor: bool,
     /// What runs short.
     pub pressures: Pressures,
+    /// Whether the machine shuts down.
+    pub shutting_down: bool,
 }
 
 /// Why `pod` may not run on this node; `None` if it may.
 pub fn refusal(pod: &Pod, host: &Host) -> Option<Refusal> {
     let spec = spec(pod);
+    if host.shutting_down {
+        let message = "Pod was rejected as the node is shutting down.".to_owned();
+        return Some(Refusal { reason: "NodeShutdown", message });
+    }
     let conditions = host.pressures.conditions();
     if !conditions.is_empty() && !is_critical(pod) && !endures(pod, &conditions) {
         let message = format!("The node had condition: [{}]. ", conditions.join(" "));

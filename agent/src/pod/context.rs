@@ -98,6 +98,8 @@ pub struct Context {
     pub app_armor: bool,
     /// What the node runs short of.
     pub pressures: watch::Receiver<Pressures>,
+    /// Whether the machine shuts down.
+    pub shutting_down: watch::Receiver<bool>,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use super::model::Health;
+use super::model::{Disruption, Health};
 use crate::runtime::Container;
 
 /// What the rest of the agent tells a worker.
@@ -20,6 +20,8 @@ pub struct Inbox {
     latest: Mutex<Option<Arc<Pod>>>,
     /// Whether a resize waits until other pods have gone.
     waits_for_room: AtomicBool,
+    /// Whether the pod has ended because its machine shuts down.
+    over_tx: watch::Sender<bool>,
 }
 
 /// The newest of everything since the worker looked last.
@@ -27,8 +29,8 @@ pub struct Inbox {
 pub(super) struct News {
     pub(super) pod: Option<Arc<Pod>>,
     pub(super) gone: bool,
-    /// Why the node cannot keep the pod.
-    pub(super) evicted: Option<String>,
+    /// Why the node ends the pod.
+    pub(super) disruption: Option<Disruption>,
     /// What the API has as the mirror of a static pod.
     pub(super) mirror: Option<Option<Arc<Pod>>>,
     /// All containers of the pod, after a list.
@@ -63,9 +65,9 @@ impl Inbox {
         self.tell(|news| news.gone = true);
     }
 
-    /// The node cannot keep the pod.
-    pub(super) fn evict(&self, message: String) {
-        self.tell(|news| news.evicted = Some(message));
+    /// The node ends the pod.
+    pub(super) fn disrupt(&self, why: Disruption) {
+        self.tell(|news| news.disruption = Some(why));
     }
 
     /// The mirror of a static pod, as the API has it now.
@@ -106,6 +108,16 @@ impl Inbox {
     /// An object that the pod refers to changed.
     pub fn objects(&self) {
         self.tell(|news| news.objects = true);
+    }
+
+    /// Whether the pod has ended because its machine shuts down.
+    pub(super) fn set_over(&self, over: bool) {
+        self.over_tx.send_if_modified(|known| std::mem::replace(known, over) != over);
+    }
+
+    /// Told when the pod has ended because its machine shuts down.
+    pub(super) fn over(&self) -> watch::Receiver<bool> {
+        self.over_tx.subscribe()
     }
 
     /// Whether the pod is to look again when other pods go.

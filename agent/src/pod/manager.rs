@@ -24,7 +24,7 @@ use tracing::{Instrument, info, info_span, warn};
 use super::api;
 use super::context::Context;
 use super::inbox::Inbox;
-use super::model::{Health, uid};
+use super::model::{Disruption, Health, uid};
 use super::static_pods::{Folder, mirrored};
 use super::worker::Worker;
 use crate::eviction::limits;
@@ -65,10 +65,21 @@ impl Directory {
         }
     }
 
-    /// The pod has to go from this node, for the reason in `message`.
-    pub fn evict(&self, uid: &str, message: String) {
+    /// The pod has to go from this node.
+    pub fn disrupt(&self, uid: &str, why: Disruption) {
         if let Some(inbox) = self.get(uid) {
-            inbox.evict(message);
+            inbox.disrupt(why);
+        }
+    }
+
+    /// Waits until nothing runs any more of these pods, and the API knows it as
+    /// far as it answers.
+    pub async fn all_over(&self, uids: &[&str]) {
+        let inboxes = uids.iter().filter_map(|uid| self.get(uid));
+        let waits: Vec<_> = inboxes.map(|inbox| inbox.over()).collect();
+        for mut over in waits {
+            // An error means that its worker is gone, and nothing is left.
+            let _ = over.wait_for(|over| *over).await;
         }
     }
 
@@ -380,6 +391,8 @@ impl Manager {
     fn spawn(&mut self, pod: Arc<Pod>, gone: bool) {
         let uid = uid(&pod).to_owned();
         let inbox = Arc::new(Inbox::default());
+        // Who lists pods from now on finds this one.
+        inbox.remember(pod.clone());
         self.inboxes().insert(uid.clone(), inbox.clone());
         let found = self.containers.remove(&uid).unwrap_or_default();
         let meta = &pod.metadata;
@@ -387,7 +400,6 @@ impl Manager {
         if !found.is_empty() {
             span.in_scope(|| info!(containers = found.len(), gone, "found containers of the pod"));
         }
-        inbox.remember(pod.clone());
         let worker = Worker::new(self.ctx.clone(), inbox, pod, gone, found);
         let cancel = self.cancel.clone();
         let work = async move {

@@ -19,6 +19,11 @@ use super::admit::Refusal;
 use super::resize::{Pending, restart_key};
 use crate::runtime::{Container, State, labels};
 
+/// The reason in the status of a pod that was evicted.
+pub const EVICTED: &str = "Evicted";
+/// The reason in the status of a pod whose machine shut down.
+pub const TERMINATED: &str = "Terminated";
+
 /// What this node has of one pod.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
@@ -36,8 +41,8 @@ pub struct Observed {
     pub health: BTreeMap<String, Health>,
     /// Why the pod may not run on this node.
     pub refused: Option<Refusal>,
-    /// Why the node could not keep the pod.
-    pub evicted: Option<String>,
+    /// Why the node ends the pod.
+    pub disruption: Option<Disruption>,
     /// Why a resize that the spec asks for has to wait.
     pub resize_pending: Option<Pending>,
     /// Why the last try to change the limits of a container failed.
@@ -51,6 +56,49 @@ pub struct Observed {
     pub served: bool,
     /// Nothing is left of the pod on this node.
     pub cleaned: bool,
+}
+
+/// Why a node ends a pod that nobody has deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disruption {
+    /// The node is short of something, or the pod takes more than it may; the
+    /// message says which.
+    Evicted(String),
+    /// The machine shuts down.
+    Shutdown {
+        /// When the pod's turn is over; `None` in an agent that finds the pod
+        /// half ended and has not been told.
+        until: Option<Timestamp>,
+    },
+}
+
+/// What a pod's status says when its machine shuts down, in upstream's words.
+const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+
+impl Disruption {
+    /// The one that a pod's status tells of.
+    pub fn from_message(message: &str) -> Self {
+        match message {
+            SHUTDOWN_MESSAGE => Self::Shutdown { until: None },
+            other => Self::Evicted(other.to_owned()),
+        }
+    }
+
+    /// The reason in the pod's status.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Evicted(_) => EVICTED,
+            Self::Shutdown { .. } => TERMINATED,
+        }
+    }
+
+    /// The message in the pod's status.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Evicted(message) => message,
+            Self::Shutdown { .. } => SHUTDOWN_MESSAGE,
+        }
+    }
 }
 
 /// One container of a pod: one attempt at keeping it running.

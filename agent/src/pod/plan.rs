@@ -16,8 +16,8 @@ pub use end::{SETTLE, spec_grace};
 use end::{plan_end, plan_finished, stop_all};
 
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, as_container, is_sidecar, known_end, spec,
-    spec_hash,
+    Attempt, Disruption, EVICTED, Failure, Observed, PULL_ERROR_SHOWN, TERMINATED, as_container,
+    is_sidecar, known_end, spec, spec_hash,
 };
 use super::resize::other_limits;
 use super::restart::{ended_for_good, is_once, prepares_again, restarts};
@@ -97,10 +97,9 @@ pub enum Outcome {
     Refused,
     /// This node could not keep it.
     Evicted,
+    /// Its machine shut down.
+    Terminated,
 }
-
-/// The reason in the status of a pod that was evicted.
-pub const EVICTED: &str = "Evicted";
 
 /// What to do for `pod`. `gone` says that its object is no longer in the API.
 pub fn plan_pod(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Plan {
@@ -127,13 +126,16 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
             return Some(match status.and_then(|status| status.reason.as_deref()) {
                 Some("DeadlineExceeded") => Outcome::DeadlineExceeded,
                 Some(EVICTED) => Outcome::Evicted,
+                Some(TERMINATED) => Outcome::Terminated,
                 _ => Outcome::Failed,
             });
         }
         _ => {}
     }
-    if observed.evicted.is_some() {
-        return Some(Outcome::Evicted);
+    match &observed.disruption {
+        Some(Disruption::Evicted(_)) => return Some(Outcome::Evicted),
+        Some(Disruption::Shutdown { .. }) => return Some(Outcome::Terminated),
+        None => {}
     }
     if observed.refused.is_some() {
         return Some(Outcome::Refused);

@@ -476,7 +476,10 @@ fn a_pod_without_an_object_is_removed_and_not_deleted() {
 #[test]
 fn an_evicted_pod_stops_soon_and_is_removed_once_its_status_is_known() {
     let spec = || json!({"containers": [{"name": "a"}], "terminationGracePeriodSeconds": 60});
-    let evicted = |containers| Observed { evicted: Some("why".into()), ..observed(containers) };
+    let evicted = |containers| Observed {
+        disruption: Some(Disruption::Evicted("why".into())),
+        ..observed(containers)
+    };
     let running = || evicted(vec![sandbox(0, true), container("a", 0, RUN)]);
     let ended = || evicted(vec![sandbox(0, true), container("a", 0, exited(143, 900))]);
     let mut starting = running();
@@ -496,4 +499,34 @@ fn an_evicted_pod_stops_soon_and_is_removed_once_its_status_is_known() {
     assert_eq!(plan(&failed("Evicted"), &ended()), ["clean"]);
     assert_eq!(plan(&failed("Evicted"), &Observed { cleaned: true, ..ended() }), [""; 0]);
     assert_eq!(plan(&failed("Error"), &observed(vec![])), [""; 0], "others keep their containers");
+}
+
+#[test]
+fn a_pod_whose_machine_shuts_down_has_what_is_left_of_its_turn() {
+    let spec =
+        |grace: i64| json!({"containers": [{"name": "a"}], "terminationGracePeriodSeconds": grace});
+    let ending = |until, containers| Observed {
+        disruption: Some(Disruption::Shutdown { until }),
+        ..observed(containers)
+    };
+    let running = |until| ending(until, vec![sandbox(0, true), container("a", 0, RUN)]);
+    let until = |second| Some(at(second));
+    check(vec![
+        ("all of it", spec(60), running(until(1020)), &["stop a 20s"], None),
+        ("what it asks for", spec(5), running(until(1020)), &["stop a 5s"], None),
+        ("its turn is over", spec(60), running(until(900)), &["stop a 1s"], None),
+        ("nobody has said", spec(60), running(None), &["stop a 60s"], None),
+        (
+            "it stays as it ended",
+            spec(60),
+            ending(until(1020), vec![container("a", 0, exited(0, 900))]),
+            &[],
+            None,
+        ),
+    ]);
+    let mut deleted = pod(spec(60));
+    deleted.metadata.deletion_timestamp = Some(crate::pod::status::seconds(at(1500)));
+    deleted.metadata.deletion_grace_period_seconds = Some(600);
+    let plan = plan_pod(&deleted, false, &running(until(1020)), at(1000));
+    assert_eq!(short(&plan), ["stop a 20s"], "a deletion does not give it more");
 }

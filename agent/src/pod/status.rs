@@ -15,10 +15,10 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
-    Attempt, Failure, Observed, PULL_ERROR_SHOWN, Work, all_containers, as_container, is_sidecar,
-    known_end, spec, uid,
+    Attempt, Disruption, Failure, Observed, PULL_ERROR_SHOWN, Work, all_containers, as_container,
+    is_sidecar, known_end, spec, uid,
 };
-use super::plan::{EVICTED, Outcome, is_pull, outcome};
+use super::plan::{Outcome, is_pull, outcome};
 use super::resize::other_limits;
 use super::resources::qos_class;
 use super::restart::{ended_for_good, restarts};
@@ -35,15 +35,15 @@ const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// It is the node that makes it go.
 const BY_NODE: &str = "TerminationByKubelet";
 
-/// Why this node decided to evict the pod, before the agent was restarted.
-pub fn eviction_of(pod: &Pod) -> Option<String> {
+/// Why this node decided to end the pod, before the agent was restarted.
+pub fn disruption_of(pod: &Pod) -> Option<Disruption> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let told = conditions.iter().find(|one| {
         one.type_ == DISRUPTION_TARGET
             && one.status == "True"
             && one.reason.as_deref() == Some(BY_NODE)
     });
-    Some(told?.message.clone().unwrap_or_default())
+    Some(Disruption::from_message(told?.message.as_deref().unwrap_or_default()))
 }
 
 /// The status of `pod`. `node_ips` are the addresses of its node.
@@ -90,9 +90,10 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
             None => (old.reason.clone(), old.message.clone()),
         },
         // Until nothing runs any more only the condition tells.
-        Some(Outcome::Evicted) if done => {
-            (Some(EVICTED.to_owned()), observed.evicted.clone().or_else(|| old.message.clone()))
-        }
+        Some(Outcome::Evicted | Outcome::Terminated) if done => match &observed.disruption {
+            Some(why) => (Some(why.reason().to_owned()), Some(why.message().to_owned())),
+            None => (old.reason.clone(), old.message.clone()),
+        },
         _ => (old.reason.clone(), old.message.clone()),
     };
     PodStatus {
@@ -141,7 +142,8 @@ impl View<'_> {
                     Outcome::Failed
                     | Outcome::DeadlineExceeded
                     | Outcome::Refused
-                    | Outcome::Evicted,
+                    | Outcome::Evicted
+                    | Outcome::Terminated,
                 ) => return "Failed",
                 // A deleted pod ends as its containers did, and without any it
                 // has failed.
@@ -222,8 +224,8 @@ impl View<'_> {
             let verdict = Verdict::because(true, pending.reason, pending.message.clone());
             verdicts.push((RESIZE_PENDING, verdict));
         }
-        if let Some(message) = &self.observed.evicted {
-            let verdict = Verdict::because(true, BY_NODE, message.clone());
+        if let Some(why) = &self.observed.disruption {
+            let verdict = Verdict::because(true, BY_NODE, why.message().to_owned());
             verdicts.push((DISRUPTION_TARGET, verdict));
         }
         verdicts.extend(self.resize_in_progress().map(|verdict| (RESIZE_IN_PROGRESS, verdict)));

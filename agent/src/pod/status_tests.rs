@@ -318,22 +318,30 @@ fn an_eviction_is_told_by_a_condition_first_and_survives_the_agent() {
     let spec = || json!({"containers": [{"name": "a"}]});
     let evicted = |state| {
         let found = observed(vec![container("a", 0, state)]);
-        Observed { evicted: Some("why".into()), ..found }
+        Observed { disruption: Some(Disruption::Evicted("why".into())), ..found }
     };
     let told = |found: &Observed| {
         let status = compute(&pod(spec()), found, &[], at(1000));
         let mut pod = pod(spec());
         let (phase, reason) = (status.phase.clone().unwrap(), status.reason.clone());
         pod.status = Some(status);
-        (phase, reason, eviction_of(&pod))
+        (phase, reason, disruption_of(&pod))
     };
-    let why = || Some("why".to_owned());
+    let why = || Some(Disruption::Evicted("why".into()));
     assert_eq!(told(&evicted(RUN)), ("Running".into(), None, why()));
     assert_eq!(
         told(&evicted(exited(143, false))),
         ("Failed".into(), Some("Evicted".into()), why())
     );
     assert_eq!(told(&observed(vec![container("a", 0, RUN)])), ("Running".into(), None, None));
+    // Until when it had is not known to another agent.
+    let until = Some(at(2000));
+    let shut_down = Observed {
+        disruption: Some(Disruption::Shutdown { until }),
+        ..observed(vec![container("a", 0, exited(0, false))])
+    };
+    let found = Some(Disruption::Shutdown { until: None });
+    assert_eq!(told(&shut_down), ("Failed".into(), Some("Terminated".into()), found));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod docker_faults;
 mod eviction;
 mod faults;
 mod features;
+mod shutdown;
 mod static_pods;
 
 use std::net::IpAddr;
@@ -38,6 +39,9 @@ use crate::probe::Probes;
 use crate::runtime::docker::Docker;
 use crate::runtime::memory::Memory;
 use crate::runtime::{Runtime, labels, sandbox_image};
+use crate::shutdown::Shutdown;
+use crate::shutdown::fake_logind::FakeLogind;
+use crate::shutdown::plan::GracePeriods;
 
 /// Addresses without cables.
 #[derive(Default)]
@@ -78,6 +82,11 @@ struct TestNode<R> {
     cables: Arc<Cables>,
     /// What the node runs short of.
     pressures: watch::Sender<Pressures>,
+    /// How long pods have when the machine shuts down.
+    grace: GracePeriods,
+    /// Where the machine's bus is, without a logind on it.
+    bus: Option<String>,
+    logind: Option<FakeLogind>,
     /// The devices that it has.
     offers: Offers,
     dir: tempfile::TempDir,
@@ -95,6 +104,9 @@ impl<R: Runtime> TestNode<R> {
             runtime,
             cables,
             pressures: watch::Sender::default(),
+            grace: GracePeriods::default(),
+            bus: None,
+            logind: None,
             offers: Offers::default(),
             dir: tempfile::tempdir().unwrap(),
             agent: None,
@@ -104,7 +116,11 @@ impl<R: Runtime> TestNode<R> {
     }
 
     fn config(&self) -> Config {
-        Config::new("n1", self.dir.path())
+        Config {
+            shutdown: self.grace.clone(),
+            logind_conf_dir: self.dir.path().join("logind.conf.d"),
+            ..Config::new("n1", self.dir.path())
+        }
     }
 
     fn static_dir(&self) -> std::path::PathBuf {
@@ -137,6 +153,13 @@ impl<R: Runtime> TestNode<R> {
             recorder.clone(),
         );
         tasks.spawn(evictor.run(self.pressures.subscribe(), cancel.clone()));
+        let (shutdown_tx, shutting_down) = watch::channel(false);
+        let shutdown =
+            Shutdown::new(&self.config(), directory.clone(), recorder.clone(), shutdown_tx);
+        let bus = self.logind.as_ref().map(|logind| &logind.address).or(self.bus.as_ref());
+        // Without one the machine's own must not be asked.
+        let shutdown = shutdown.on_bus(bus.map_or("unix:path=/nonexistent", String::as_str));
+        tasks.spawn(shutdown.run(cancel.clone()));
         let ctx = Arc::new(Context {
             config: self.config(),
             client,
@@ -157,6 +180,7 @@ impl<R: Runtime> TestNode<R> {
             least_oom_score: crate::runtime::daemon::least_oom_score(None),
             app_armor: false,
             pressures: self.pressures.subscribe(),
+            shutting_down,
             metrics: Metrics::new().unwrap(),
         });
         let (runtime_tx, _) = watch::channel(None);

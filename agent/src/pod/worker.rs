@@ -27,11 +27,11 @@ use super::api::Tokens;
 use super::apply;
 use super::context::Context;
 use super::inbox::Inbox;
-use super::model::{Attempt, Health, Observed, Work, back_off, uid};
-use super::plan::{EVICTED, outcome, plan_pod};
+use super::model::{Attempt, Disruption, Health, Observed, Work, back_off, uid};
+use super::plan::{outcome, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
-use super::status::eviction_of;
+use super::status::disruption_of;
 use crate::events::Severity;
 use crate::runtime::{Container, RuntimeError, labels};
 use crate::volume::Volumes;
@@ -105,15 +105,18 @@ impl Worker {
         found: Vec<Container>,
     ) -> Self {
         let mut observed = Observed::new(found);
-        observed.evicted = eviction_of(&pod);
+        observed.disruption = disruption_of(&pod);
         let begun = pod
             .status
             .as_ref()
             .is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"));
         if !gone && !begun && observed.sandbox.is_none() {
-            let pressures = *ctx.pressures.borrow();
-            observed.refused = refusal(&pod, &Host { app_armor: ctx.app_armor, pressures })
-                .or_else(|| without_devices(&ctx.devices, &pod));
+            let host = Host {
+                app_armor: ctx.app_armor,
+                pressures: *ctx.pressures.borrow(),
+                shutting_down: *ctx.shutting_down.borrow(),
+            };
+            observed.refused = refusal(&pod, &host).or_else(|| without_devices(&ctx.devices, &pod));
         }
         if let Some(Refusal { reason, message }) = &observed.refused {
             ctx.recorder.pod(&pod, None, Severity::Warning, reason, message.clone());
@@ -159,6 +162,7 @@ impl Worker {
             self.watch_probes().await;
             self.ensure_mirror(now);
             self.report(now);
+            self.inbox.set_over(self.is_over());
             if again {
                 continue;
             }
@@ -237,6 +241,29 @@ impl Worker {
         self.observed.resize_pending = pending;
     }
 
+    /// The node ends the pod. One that is on its way already goes on as it was
+    /// told; one that an earlier agent began to end learns until when.
+    fn disrupt(&mut self, why: Disruption) {
+        match (&self.observed.disruption, &why) {
+            (None, Disruption::Evicted(message)) => {
+                let message = message.clone();
+                self.ctx.recorder.pod(&self.pod, None, Severity::Warning, why.reason(), message);
+            }
+            (None | Some(Disruption::Shutdown { .. }), Disruption::Shutdown { .. }) => {}
+            (Some(_), _) => return,
+        }
+        self.observed.disruption = Some(why);
+    }
+
+    /// Whether the pod has ended because its machine shuts down, and the API
+    /// has been told or does not listen.
+    fn is_over(&self) -> bool {
+        matches!(self.observed.disruption, Some(Disruption::Shutdown { .. }))
+            && self.observed.busy.is_empty()
+            && self.observed.running().next().is_none()
+            && !self.reporting
+    }
+
     async fn take_joined(&mut self, joined: Result<Done, JoinError>) {
         match joined {
             Ok(done) => self.take_done(done).await,
@@ -272,11 +299,8 @@ impl Worker {
             self.pod = pod;
         }
         self.gone |= news.gone;
-        if let Some(message) = news.evicted
-            && self.observed.evicted.is_none()
-        {
-            self.ctx.recorder.pod(&self.pod, None, Severity::Warning, EVICTED, message.clone());
-            self.observed.evicted = Some(message);
+        if let Some(why) = news.disruption {
+            self.disrupt(why);
         }
         if let Some(mirror) = news.mirror {
             self.take_mirror(mirror);
@@ -329,7 +353,7 @@ impl Worker {
         fresh.resize_failures = std::mem::take(&mut self.observed.resize_failures);
         fresh.setup_failure = self.observed.setup_failure.take();
         fresh.refused = self.observed.refused.take();
-        fresh.evicted = self.observed.evicted.take();
+        fresh.disruption = self.observed.disruption.take();
         fresh.cleaned = self.observed.cleaned;
         fresh.ending_since = self.observed.ending_since;
         fresh.served = self.observed.served;

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 
 use super::etcd_url::EtcdUrl;
 use super::resource_args::ResourceArgs;
+use super::shutdown_args::ShutdownArgs;
 
 /// Where a daemon keeps its files unless told otherwise.
 const DATA_DIR: &str = "/var/lib/skiff";
@@ -29,8 +30,8 @@ impl Cli {
     /// out.
     pub fn check(&self) -> Result<(), String> {
         match &self.command {
-            Command::Up(args) => args.node.resources.check(),
-            Command::Agent(args) => args.node.resources.check(),
+            Command::Up(args) => args.node.check(),
+            Command::Agent(args) => args.node.check(),
             _ => Ok(()),
         }
     }
@@ -152,6 +153,16 @@ pub struct NodeArgs {
     /// The flags about resources.
     #[command(flatten)]
     pub resources: ResourceArgs,
+    /// The flags about shutdowns.
+    #[command(flatten)]
+    pub shutdown: ShutdownArgs,
+}
+
+impl NodeArgs {
+    fn check(&self) -> Result<(), String> {
+        self.shutdown.periods().map_err(|error| error.to_string())?;
+        self.resources.check()
+    }
 }
 
 /// `skiff up`.
@@ -417,7 +428,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 /// Reads `90s`, `30m`, `24h` or `7d`.
-fn duration(text: &str) -> Result<std::time::Duration, String> {
+pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

@@ -1,12 +1,13 @@
 //! `skiff`: runs masters, nodes, both in one process, and labs of many.
 //!
-//! In reading order: [`args`] and [`resource_args`] are what can be said, [`config_file`] where else
-//! it may be said; `up`, `server` and `agent` start the parts that `master`
+//! In reading order: [`args`], [`resource_args`] and [`shutdown_args`] are what can be said,
+//! [`config_file`] where else it may be said; `up`, `server` and `agent` start the parts that `master`
 //! and `node` put together; `backup`, `restore`, `down`, `token` and `lab` do what their names say.
 
 pub mod args;
 pub mod config_file;
 pub mod resource_args;
+pub mod shutdown_args;
 
 mod up;
 

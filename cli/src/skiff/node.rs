@@ -52,6 +52,8 @@ pub(super) fn start(
             None => default.container_pids,
             Some(most) => Some(most).filter(|most| *most > 0),
         },
+        // Checked with the command line.
+        shutdown: node.shutdown.periods().unwrap_or_default(),
         server_ca_pem: cluster.ca_pem,
         lease_duration: Duration::from_secs(common.node_lease_seconds.into()),
         ..default

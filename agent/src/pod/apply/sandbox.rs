@@ -102,7 +102,13 @@ async fn start_sandbox(ctx: &Context, spec: &ContainerSpec) -> Result<Container,
         }
         other => other?,
     };
-    ctx.runtime.start(&id).await?;
+    if let Err(error) = ctx.runtime.start(&id).await {
+        // The next try makes another one; without this each would leave its own.
+        if let Err(error) = ctx.runtime.remove(&id).await {
+            tracing::warn!(%error, id, "sandbox that did not start is not removed");
+        }
+        return Err(error);
+    }
     ctx.runtime.inspect(&id).await
 }
 

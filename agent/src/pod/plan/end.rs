@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::super::model::{Attempt, Observed, Work, is_sidecar, spec};
+use super::super::model::{Attempt, Disruption, Observed, Work, is_sidecar, spec};
 use super::{Action, Outcome, Plan};
 
 /// Grace period of a pod whose object vanished without one.
@@ -40,7 +40,9 @@ pub(super) fn plan_end(pod: &Pod, gone: bool, observed: &Observed, now: Timestam
         plan.look_at(until);
         return plan;
     }
-    stop_all(pod, end_grace(pod, gone, now), "", observed, now, &mut plan);
+    let grace = end_grace(pod, gone, now);
+    let grace = shutdown_grace(observed, now).map_or(grace, |left| left.min(grace));
+    stop_all(pod, grace, "", observed, now, &mut plan);
     if plan.actions.is_empty() && observed.busy.is_empty() {
         plan.actions.push(Action::CleanUp);
     }
@@ -58,11 +60,13 @@ pub(super) fn plan_finished(
 ) -> Plan {
     let mut plan = Plan::default();
     let evicted = outcome == Outcome::Evicted;
-    if evicted && observed.busy.values().any(|work| *work == Work::Starting) {
+    let disrupted = evicted || outcome == Outcome::Terminated;
+    if disrupted && observed.busy.values().any(|work| *work == Work::Starting) {
         plan.actions.push(Action::Abandon);
         return plan;
     }
-    let grace = if evicted { EVICTION_GRACE.min(spec_grace(pod)) } else { spec_grace(pod) };
+    let limit = if evicted { Some(EVICTION_GRACE) } else { shutdown_grace(observed, now) };
+    let grace = limit.map_or(spec_grace(pod), |limit| limit.min(spec_grace(pod)));
     stop_all(pod, grace, "", observed, now, &mut plan);
     if !plan.actions.is_empty() || !observed.busy.is_empty() || observed.cleaned {
         return plan;
@@ -149,6 +153,15 @@ fn end_grace(pod: &Pod, gone: bool, now: Timestamp) -> Duration {
         (None, _) if gone => GONE_GRACE,
         (None, _) => spec_grace(pod),
     }
+}
+
+/// What is left of the pod's turn while the machine shuts down; `None` while it
+/// does not.
+fn shutdown_grace(observed: &Observed, now: Timestamp) -> Option<Duration> {
+    let Some(Disruption::Shutdown { until: Some(until) }) = observed.disruption else {
+        return None;
+    };
+    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default().max(GONE_GRACE))
 }
 
 /// The grace period of the pod's spec.
