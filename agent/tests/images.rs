@@ -76,7 +76,7 @@ async fn an_image_comes_from_the_node_that_has_it() {
     let mut joined = Vec::new();
     for name in ["has", "lacks", "wants"] {
         let data = dir.path().join(name);
-        joined.push(skiff_agent::join(&url, Some(&token), &data, name).await.unwrap());
+        joined.push(skiff_agent::join(&url, Some(&token), &data, name, |_| ()).await.unwrap());
     }
     let [has, lacks] = [Arc::new(Memory::new()), Arc::new(Memory::new())];
     has.add_image("web:1");

@@ -61,7 +61,7 @@ async fn a_machine_joins_once_and_stays_a_node() {
     let cluster = Cluster::start().await;
     let token = cluster.token().await;
     let data = cluster.dir.path().join("n1");
-    let joined = skiff_agent::join(&cluster.url, Some(&token), &data, "n1").await.unwrap();
+    let joined = skiff_agent::join(&cluster.url, Some(&token), &data, "n1", |_| ()).await.unwrap();
     let nodes: Api<Node> = Api::all(joined.client.clone());
     let node = read(json!({ "metadata": { "name": "n1" } }));
     nodes.create(&PostParams::default(), &node).await.unwrap();
@@ -70,17 +70,17 @@ async fn a_machine_joins_once_and_stays_a_node() {
 
     // The token has done its work.
     join::delete_token(&cluster.admin, &token).await.unwrap();
-    let again = skiff_agent::join(&cluster.url, None, &data, "n1").await.unwrap();
+    let again = skiff_agent::join(&cluster.url, None, &data, "n1", |_| ()).await.unwrap();
     Api::<Node>::all(again.client).get("n1").await.unwrap();
-    let other = skiff_agent::join(&cluster.url, None, &data, "n2").await;
+    let other = skiff_agent::join(&cluster.url, None, &data, "n2", |_| ()).await;
     assert!(matches!(other, Err(JoinError::NoToken(_))), "another node's identity");
 
     let fresh = cluster.dir.path().join("n3");
-    let late = skiff_agent::join(&cluster.url, Some(&token), &fresh, "n3").await;
+    let late = skiff_agent::join(&cluster.url, Some(&token), &fresh, "n3", |_| ()).await;
     assert!(matches!(late, Err(JoinError::Request(_))), "a token that has ended");
     let pin = token.split('.').nth(1).unwrap();
     let wrong = token.replace(pin, &"0".repeat(64));
-    let wrong = skiff_agent::join(&cluster.url, Some(&wrong), &fresh, "n3").await;
+    let wrong = skiff_agent::join(&cluster.url, Some(&wrong), &fresh, "n3", |_| ()).await;
     assert!(matches!(wrong, Err(JoinError::Server { .. })), "a server with another authority");
     assert!(!fresh.exists(), "nothing is kept of a join that failed");
     cluster.server.shutdown().await;
@@ -91,7 +91,7 @@ async fn logs_and_exec_reach_the_node() {
     let cluster = Cluster::start().await;
     let data = cluster.dir.path().join("n1");
     let token = cluster.token().await;
-    let joined = skiff_agent::join(&cluster.url, Some(&token), &data, "n1").await.unwrap();
+    let joined = skiff_agent::join(&cluster.url, Some(&token), &data, "n1", |_| ()).await.unwrap();
 
     let runtime = Arc::new(Memory::new());
     runtime.add_image("busybox");
