@@ -177,11 +177,13 @@ impl Shutdown {
         Ok(self.periods.within(granted.saturating_sub(MARGIN)))
     }
 
-    /// Ends the pods, one rank after the other.
+    /// Ends the pods, one rank after the other. The last one's time is also for
+    /// those who have not ended in their own.
     async fn end_pods(&self, periods: &GracePeriods) {
         let pods = self.directory.pods();
         let turns = periods.turns(&pods);
         let last = turns.len().saturating_sub(1);
+        let mut told = Vec::new();
         for (number, turn) in turns.iter().enumerate() {
             let until = SignedDuration::try_from(turn.grace).unwrap_or_default();
             let until = Some(Timestamp::now() + until);
@@ -190,10 +192,16 @@ impl Shutdown {
             for uid in &uids {
                 self.directory.disrupt(uid, Disruption::Shutdown { until });
             }
-            let patience = if number == last { turn.grace + MARGIN } else { turn.grace };
-            if timeout(patience, self.directory.all_over(&uids)).await.is_err() {
+            let (patience, awaited) = if number == last {
+                told.extend_from_slice(&uids);
+                (turn.grace + MARGIN, &told)
+            } else {
+                (turn.grace, &uids)
+            };
+            if timeout(patience, self.directory.all_over(awaited)).await.is_err() {
                 warn!("some pods did not end in their time");
             }
+            told.extend(uids);
         }
     }
 
