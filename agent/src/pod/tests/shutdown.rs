@@ -19,11 +19,10 @@ async fn node_with_logind(delay: u64) -> TestNode<Memory> {
     node
 }
 
-/// A pod that does not end by itself: its hook takes longer than it may.
+/// A pod that takes a moment to end.
 fn slow() -> Value {
     let mut spec = one();
-    spec["terminationGracePeriodSeconds"] = json!(3600);
-    spec["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 3600}}});
+    spec["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 1}}});
     spec
 }
 
@@ -50,6 +49,11 @@ fn assert_terminated(pod: &Value) {
 #[tokio::test]
 async fn pods_end_in_order_before_the_machine_goes_on() {
     let mut node = node_with_logind(60).await;
+    logind(&node).until_locks(1).await;
+    node.stop().await;
+    logind(&node).until_locks(0).await;
+    node.grace = GracePeriods::new(Duration::from_secs(50), Duration::from_secs(10)).unwrap();
+    node.start();
     logind(&node).until_locks(1).await;
     node.apply("p", slow());
     node.apply("other", critical());
@@ -111,12 +115,14 @@ async fn logind_is_told_to_wait_as_long_as_pods_may_take_and_no_longer() {
     logind(&node).until_locks(1).await;
     assert_eq!(logind(&node).delay(), Duration::from_secs(4));
     node.stop().await;
+    logind(&node).until_locks(0).await;
     assert!(conf_dir.exists(), "it counts for the shutdown of a machine without an agent, too");
     node.grace = GracePeriods::new(Duration::from_secs(1), Duration::ZERO).unwrap();
     node.start();
     logind(&node).until_locks(1).await;
     assert_eq!(logind(&node).delay(), Duration::from_secs(3));
     node.stop().await;
+    logind(&node).until_locks(0).await;
     node.grace = GracePeriods::default();
     node.start();
     node.apply("p", one());
