@@ -10,19 +10,23 @@ use super::mounts::ensure_dir;
 /// Checks the path, or makes it where its type says so.
 pub(super) fn ensure(path: &Path, kind: Option<&str>) -> io::Result<()> {
     let kind = kind.unwrap_or_default();
-    match kind {
+    let failed = |doing: &str, error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot {doing} {}: {error}", path.display()))
+    };
+    let made = match kind {
         // Docker refuses a bind mount of nothing; the kubelet lets the runtime
         // make a folder.
-        "" if !path.exists() => return ensure_dir(path, 0o755),
+        "" | "DirectoryOrCreate" if !path.exists() => Some(ensure_dir(path, 0o755)),
+        "FileOrCreate" if !path.exists() => Some(File::create_new(path).map(drop)),
         "" => return Ok(()),
-        "DirectoryOrCreate" if !path.exists() => return ensure_dir(path, 0o755),
-        "FileOrCreate" if !path.exists() => return File::create_new(path).map(drop),
-        _ => {}
+        _ => None,
+    };
+    if let Some(made) = made {
+        return made.map_err(|error| failed("make", error));
     }
-    let found = fs::metadata(path);
-    let found = match found {
+    let found = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        other => Some(other?.file_type()),
+        other => Some(other.map_err(|error| failed("look at", error))?.file_type()),
     };
     let (fits, noun) = match kind {
         "Directory" | "DirectoryOrCreate" => {
@@ -64,6 +68,14 @@ mod tests {
         ];
         for (name, kind, fits) in cases {
             assert_eq!(ensure(&at(name), kind).is_ok(), fits, "{name} as {kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_named() {
+        for kind in [None, Some("DirectoryOrCreate"), Some("FileOrCreate")] {
+            let refused = ensure(Path::new("/proc/skiff/there"), kind).unwrap_err().to_string();
+            assert!(refused.starts_with("cannot make /proc/skiff/there: "), "{refused}");
         }
     }
 }
