@@ -12,7 +12,8 @@
 //! [`chain`] puts errors into words. [`connect`] makes a client over the
 //! network for whoever knows the cluster's authority: nodes, and the
 //! administrator at a master; [`on_lost_quorum`] notices when its server is of
-//! no use any more.
+//! no use any more. [`any_certificate`] is for servers in pods, whose names
+//! nobody knows.
 //!
 //! Objects come without `metadata.managedFields`: nothing here reads them, they
 //! are often half of an object, and the API server keeps them when an object is
@@ -28,12 +29,14 @@ mod api;
 mod error;
 mod quorum;
 mod remote;
+mod unchecked;
 mod watch;
 
 pub use api::Api;
 pub use error::chain;
 pub use quorum::on_lost_quorum;
 pub use remote::{Credentials, RemoteError, connect};
+pub use unchecked::any_certificate;
 pub use watch::{watch, watch_with};
 
 #[cfg(test)]
