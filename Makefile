@@ -18,7 +18,7 @@ demo: deps ## Build everything and walk through the guestbook on a new cluster
 down: ## Remove the demo's cluster and prove that nothing is left
 	@scripts/down
 
-test: deps images lint unit etcd e2e doc ## Everything CI checks
+test: deps images lint doc unit etcd e2e ## Everything CI checks
 
 lint: ## Formatting, and clippy with warnings denied
 	$(CARGO) fmt --all --check

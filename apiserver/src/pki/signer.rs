@@ -1,6 +1,6 @@
 //! Signs CertificateSigningRequests.
 //!
-//! `plan_request` decides, [`sign`] watches and writes. Three signers are
+//! `plan_request` decides, `sign` watches and writes. Three signers are
 //! served:
 //!
 //! | signer | approved by | gets |
