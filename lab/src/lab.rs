@@ -82,15 +82,23 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Opens the lab in `dir`, or plans a new one there.
-    pub fn create(dir: &Path, masters: u32, nodes: u32, program: &Path) -> Result<Self, LabError> {
+    /// Opens the lab in `dir`, or plans a new one there. Without `docker_socket`
+    /// it keeps the one it has.
+    pub fn create(
+        dir: &Path,
+        masters: u32,
+        nodes: u32,
+        docker_socket: Option<&str>,
+        program: &Path,
+    ) -> Result<Self, LabError> {
         doing(format!("make the folder {}", dir.display()), fs::create_dir_all(dir))?;
         let dir = doing(format!("find the folder {}", dir.display()), dir.canonicalize())?;
         match Self::open(&dir, program) {
-            Ok(lab) => {
+            Ok(mut lab) => {
                 let (has_masters, has_nodes) =
                     (lab.plan.masters().count(), lab.plan.nodes().count());
                 if (has_masters, has_nodes) == (masters as usize, nodes as usize) {
+                    lab.choose_docker(docker_socket)?;
                     Ok(lab)
                 } else {
                     Err(LabError::OtherSize { dir, masters: has_masters, nodes: has_nodes })
@@ -99,15 +107,22 @@ impl Lab {
             Err(LabError::Missing(_)) => {
                 let port = doing("find a free loopback port", free_port())?;
                 let plan = Plan::new(&dir, masters, nodes, port)?;
-                let text = serde_json::to_vec_pretty(&plan).map_err(io::Error::from);
-                doing(
-                    "write lab.json",
-                    text.and_then(|text| fs::write(dir.join("lab.json"), text)),
-                )?;
-                Ok(Self { plan, program: program.to_owned() })
+                let mut lab = Self { plan, program: program.to_owned() };
+                lab.choose_docker(docker_socket)?;
+                Ok(lab)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes the socket over and writes `lab.json`.
+    fn choose_docker(&mut self, socket: Option<&str>) -> Result<(), LabError> {
+        if let Some(socket) = socket {
+            self.plan.docker_socket = socket.to_owned();
+        }
+        let text = serde_json::to_vec_pretty(&self.plan).map_err(io::Error::from);
+        let file = self.plan.dir.join("lab.json");
+        doing("write lab.json", text.and_then(|text| fs::write(file, text)))
     }
 
     /// Opens the lab in `dir`.
@@ -193,6 +208,7 @@ impl Lab {
             Role::Node => {
                 command.args(["agent", "--server", &self.join_url()]);
                 command.args(["--node-name", &machine.name]);
+                command.arg("--docker-socket").arg(self.plan.docker_socket(machine));
             }
         }
         command.args(["--node-ip", &machine.address.to_string(), "--data-dir"]).arg(&data_dir);
@@ -330,7 +346,12 @@ impl Lab {
         let mut command = doing(&what, process::command(&machine.namespace, &self.program))?;
         let output = doing(
             &what,
-            command.args(["down", "--data-dir"]).arg(self.plan.data_dir(machine)).output(),
+            command
+                .args(["down", "--data-dir"])
+                .arg(self.plan.data_dir(machine))
+                .arg("--docker-socket")
+                .arg(self.plan.docker_socket(machine))
+                .output(),
         )?;
         if output.status.success() {
             return Ok(());

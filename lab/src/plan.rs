@@ -19,6 +19,9 @@ pub const MAX_MASTERS: u32 = 5;
 /// What fits the address plan, with room to spare.
 pub const MAX_NODES: u32 = 250;
 
+/// The machine's own Docker, which nodes share unless told otherwise.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
 /// What a machine is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,8 +56,16 @@ pub struct Plan {
     pub port: u16,
     /// The switch's namespace.
     pub switch: String,
+    /// Docker's socket; `{node}` in it stands for the name of a node that has a
+    /// Docker of its own.
+    #[serde(default = "default_docker_socket")]
+    pub docker_socket: String,
     /// Masters first, then nodes.
     pub machines: Vec<Machine>,
+}
+
+fn default_docker_socket() -> String {
+    DOCKER_SOCKET.to_owned()
 }
 
 /// A lab that cannot be.
@@ -92,7 +103,14 @@ impl Plan {
             .map(|number| machine(Role::Master, number))
             .chain((1..=nodes).map(|number| machine(Role::Node, number)))
             .collect();
-        Ok(Self { dir: dir.to_owned(), switch: format!("skiff-{id}-switch"), id, port, machines })
+        Ok(Self {
+            dir: dir.to_owned(),
+            switch: format!("skiff-{id}-switch"),
+            id,
+            port,
+            docker_socket: default_docker_socket(),
+            machines,
+        })
     }
 
     /// The machine called `name`.
@@ -113,6 +131,11 @@ impl Plan {
     /// A machine's data directory.
     pub fn data_dir(&self, machine: &Machine) -> PathBuf {
         self.dir.join(&machine.name)
+    }
+
+    /// The socket of the Docker that a node runs its pods on.
+    pub fn docker_socket(&self, node: &Machine) -> PathBuf {
+        self.docker_socket.replace("{node}", &node.name).into()
     }
 
     /// The number of a machine's port on the switch, from its place in the plan.
@@ -155,6 +178,21 @@ mod tests {
         let namespace = &plan.machine("node-2").unwrap().namespace;
         assert_eq!(*namespace, format!("skiff-{}-node-2", plan.id));
         assert_eq!(plan.port_name(plan.machine("node-1").unwrap()), "skiffp3");
+    }
+
+    #[test]
+    fn nodes_share_a_docker_or_have_their_own() {
+        let mut plan = Plan::new(Path::new("/tmp/lab"), 1, 2, 1).unwrap();
+        let socket = |plan: &Plan, name: &str| plan.docker_socket(plan.machine(name).unwrap());
+        assert_eq!(socket(&plan, "node-1"), socket(&plan, "node-2"));
+        plan.docker_socket = "/run/{node}/docker.sock".into();
+        assert_eq!(socket(&plan, "node-2"), Path::new("/run/node-2/docker.sock"));
+
+        // A lab that was planned before one could choose.
+        let mut old = serde_json::to_value(&plan).unwrap();
+        old.as_object_mut().unwrap().remove("docker_socket");
+        let old: Plan = serde_json::from_value(old).unwrap();
+        assert_eq!(socket(&old, "node-1"), Path::new("/var/run/docker.sock"));
     }
 
     #[test]

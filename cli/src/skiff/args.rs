@@ -379,6 +379,9 @@ pub enum LabCommand {
         /// How many nodes
         #[arg(long, default_value_t = 3)]
         nodes: u32,
+        /// Docker's socket; {node} in it is each node's name [default: the machine's Docker]
+        #[arg(long, value_name = "PATH", env = "SKIFF_DOCKER_SOCKET")]
+        docker_socket: Option<String>,
     },
     /// Show the machines
     Status {

@@ -35,10 +35,12 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
     preflight::need_root("skiff lab")?;
     let program = std::env::current_exe().context("cannot find my own program file")?;
-    if let LabCommand::Up { masters, nodes } = args.command {
-        preflight::need_docker(Path::new("/var/run/docker.sock"))?;
+    if let LabCommand::Up { masters, nodes, docker_socket } = args.command {
         preflight::need_nft()?;
-        let lab = Lab::create(&args.dir, masters, nodes, &program)?;
+        let lab = Lab::create(&args.dir, masters, nodes, docker_socket.as_deref(), &program)?;
+        let sockets: BTreeSet<_> =
+            lab.plan.nodes().map(|node| lab.plan.docker_socket(node)).collect();
+        sockets.iter().try_for_each(|socket| preflight::need_docker(socket))?;
         return super::wait_for("warn", up(lab)).map(|()| ExitCode::SUCCESS);
     }
     if matches!(args.command, LabCommand::Down) && !args.dir.join("lab.json").exists() {
