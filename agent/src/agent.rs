@@ -188,6 +188,7 @@ async fn run_on(
         app_armor: daemon::enforces_app_armor(),
         pressures,
         shutting_down: shutdown_rx,
+        node: node.facts(),
         metrics,
         config,
     });
@@ -287,7 +288,7 @@ async fn sandbox_image_ready(
             }
             Err(error) => {
                 warn!(%error, "sandbox image not loaded, will be tried again");
-                runtime_tx.send_replace(Some(error.to_string()));
+                runtime_tx.send_replace(Some(error.reason().to_owned()));
             }
         }
         tokio::select! {

@@ -1,8 +1,9 @@
-//! Whether a pod and a node suit each other by name, labels and taints.
+//! Whether a pod and a node suit each other by name, labels and taints, and
+//! whether two pods can share a node's ports.
 //!
-//! The scheduler asks it of every node, DaemonSets of the nodes they are to run
-//! on, taint eviction of pods that are there already, volumes of the nodes they
-//! can be reached from.
+//! The scheduler asks it of every node, nodes of the pods that come, DaemonSets
+//! of the nodes they are to run on, taint eviction of pods that are there
+//! already, volumes of the nodes they can be reached from.
 //!
 //! Rules: Kubernetes documentation, "Assigning Pods to Nodes" and "Taints and
 //! Tolerations".
@@ -108,6 +109,42 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
+/// The ports of its node that a pod wants.
+pub struct HostPorts<'a>(Vec<(i32, &'a str, &'a str)>);
+
+impl<'a> HostPorts<'a> {
+    /// Those of this pod.
+    pub fn of(spec: &'a PodSpec) -> Self {
+        Self(host_ports(spec))
+    }
+
+    /// Whether the other pod wants one of them too: the same number and protocol
+    /// on the same address, or on all addresses for either.
+    pub fn clash_with(&self, other: &PodSpec) -> bool {
+        let everywhere = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
+        let clash = |taken: &(i32, &str, &str)| {
+            self.0.iter().any(|port| {
+                (port.0, port.1) == (taken.0, taken.1)
+                    && (port.2 == taken.2 || everywhere(port.2) || everywhere(taken.2))
+            })
+        };
+        !self.0.is_empty() && host_ports(other).iter().any(clash)
+    }
+}
+
+/// Host ports as (port, protocol, address), of all containers that last.
+fn host_ports(spec: &PodSpec) -> Vec<(i32, &str, &str)> {
+    let sidecars = (spec.init_containers.iter().flatten())
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    (spec.containers.iter().chain(sidecars))
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = port.host_port.filter(|number| *number > 0)?;
+            Some((number, port.protocol.as_deref().unwrap_or("TCP"), text(&port.host_ip)))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -195,5 +232,35 @@ mod tests {
         assert_eq!(untolerated(&[], &taints, |effect| effect != "NoSchedule"), None);
         let gpu = [read(json!({"key": "disk"})), read(json!({"key": "gpu", "operator": "Exists"}))];
         assert_eq!(untolerated(&gpu, &taints, every), None);
+    }
+
+    #[test]
+    fn a_port_of_the_node_is_one_pods() {
+        let wants = |port: i32, protocol: &str, ip: &str| -> PodSpec {
+            let port =
+                json!({"containerPort": 1, "hostPort": port, "protocol": protocol, "hostIP": ip});
+            read(json!({"containers": [{"name": "a", "ports": [port]}]}))
+        };
+        let sidecar: PodSpec = read(json!({"containers": [], "initContainers": [
+            {"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 1, "hostPort": 80}]},
+            {"name": "i", "ports": [{"containerPort": 1, "hostPort": 443}]},
+        ]}));
+        let own = wants(80, "TCP", "127.0.0.1");
+        let cases = [
+            ("the same", wants(80, "TCP", "127.0.0.1"), true),
+            ("another port", wants(81, "TCP", "127.0.0.1"), false),
+            ("another protocol", wants(80, "UDP", "127.0.0.1"), false),
+            ("another address", wants(80, "TCP", "10.0.0.1"), false),
+            ("all addresses", wants(80, "TCP", "0.0.0.0"), true),
+            ("no port of the node", wants(0, "TCP", ""), false),
+            ("a sidecar's", sidecar.clone(), true),
+        ];
+        for (name, other, expected) in cases {
+            assert_eq!(HostPorts::of(&own).clash_with(&other), expected, "{name}");
+            let back = HostPorts::of(&other).clash_with(&own);
+            assert_eq!(back, expected, "{name}, the other way round");
+        }
+        let own = wants(443, "TCP", "");
+        assert!(!HostPorts::of(&own).clash_with(&sidecar), "an init container has ended");
     }
 }

@@ -6,8 +6,8 @@
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{PodSpec, Taint};
-use skiff_api::placement::{is_tolerated, untolerated};
+use k8s_openapi::api::core::v1::Taint;
+use skiff_api::placement::{HostPorts, is_tolerated, untolerated};
 
 use crate::affinity::Affinity;
 use crate::cluster::{Labels, NodeInfo, PodInfo};
@@ -115,7 +115,8 @@ pub fn filter(
     if !node.view().suits(spec) {
         return one(Refusal::NodeAffinity);
     }
-    if host_port_taken(spec, node) {
+    let ports = HostPorts::of(spec);
+    if node.pods.values().any(|other| ports.clash_with(&other.spec)) {
         return one(Refusal::HostPort);
     }
     fits(pod, node)?;
@@ -148,39 +149,6 @@ fn fits(pod: &PodInfo, node: &NodeInfo) -> Result<(), Vec<Refusal>> {
 
 fn cordon_taint() -> Taint {
     Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() }
-}
-
-/// A host port conflicts with the same port and protocol on the same address,
-/// or when either side claims all addresses.
-fn host_port_taken(spec: &PodSpec, node: &NodeInfo) -> bool {
-    let wanted = host_ports(spec);
-    if wanted.is_empty() {
-        return false;
-    }
-    node.pods.values().flat_map(|pod| host_ports(&pod.spec)).any(|taken| {
-        wanted.iter().any(|port| {
-            let everywhere = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
-            (port.0, port.1) == (taken.0, taken.1)
-                && (port.2 == taken.2 || everywhere(port.2) || everywhere(taken.2))
-        })
-    })
-}
-
-/// Host ports as (port, protocol, address).
-fn host_ports(spec: &PodSpec) -> Vec<(i32, &str, &str)> {
-    let sidecars = (spec.init_containers.iter().flatten())
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    (spec.containers.iter().chain(sidecars))
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
-            let number = port.host_port.filter(|number| *number > 0)?;
-            Some((
-                number,
-                port.protocol.as_deref().unwrap_or("TCP"),
-                port.host_ip.as_deref().unwrap_or_default(),
-            ))
-        })
-        .collect()
 }
 
 /// Whether `labels` hold `key`, which topologies are named by.

@@ -40,6 +40,7 @@ use crate::config::Config;
 use crate::devices::{self, Devices};
 use crate::events::{Recorder, Severity};
 use crate::eviction::thresholds::Watch;
+use crate::pod::admit::fit::NodeFacts;
 use crate::revision::{Revision, revision_of};
 use crate::runtime::{Image, Runtime, Version, sandbox_image};
 use skiff_client::chain;
@@ -88,6 +89,8 @@ pub struct NodeAgent {
     watch: Mutex<Watch>,
     /// What ran short when the node was looked at last.
     pressures_tx: watch::Sender<Pressures>,
+    /// What pods go by, as the API has it.
+    facts_tx: watch::Sender<NodeFacts>,
     /// The devices that pods can have, once the runtime has told.
     devices: OnceLock<Arc<Devices>>,
     /// The node's addresses, the one that other nodes use first.
@@ -106,8 +109,18 @@ impl NodeAgent {
         let machine = Machine::read().context("cannot read what this machine has")?;
         let pressures_tx = watch::Sender::default();
         let watch = Mutex::new(Watch::new(config.thresholds.clone()));
-        let devices = OnceLock::new();
-        Ok(Self { config, client, runtime, recorder, machine, watch, pressures_tx, devices, ips })
+        Ok(Self {
+            config,
+            client,
+            runtime,
+            recorder,
+            machine,
+            watch,
+            pressures_tx,
+            facts_tx: watch::Sender::default(),
+            devices: OnceLock::new(),
+            ips,
+        })
     }
 
     /// Makes devices a part of what the node has. Once only.
@@ -141,6 +154,11 @@ impl NodeAgent {
         self.pressures_tx.subscribe()
     }
 
+    /// What the API has of the node that pods go by: labels and taints.
+    pub fn facts(&self) -> watch::Receiver<NodeFacts> {
+        self.facts_tx.subscribe()
+    }
+
     /// Looks at the node. Does not need the API: a pod that has to go goes while
     /// that is silent, too.
     fn look_at_pressures(&self, facts: &Facts) -> Pressures {
@@ -171,7 +189,7 @@ impl NodeAgent {
         let mut beat_at = begun;
         let mut is_silent = false;
         let mut own = self.watch_self();
-        let mut seen = Seen::default();
+        let mut seen = Seen { facts_tx: self.facts_tx.clone(), ..Seen::default() };
         let offered = registered.status.as_ref().and_then(|status| status.capacity.clone());
         let gpus = offered.into_iter().flatten().map(|(name, _)| name);
         let gpus: Vec<String> = gpus.filter(|name| devices::is_gpu(name)).collect();
@@ -376,6 +394,8 @@ impl Health {
 struct Seen {
     revision: Option<Revision>,
     conditions: Vec<NodeCondition>,
+    /// Where the rest of the agent learns what pods go by.
+    facts_tx: watch::Sender<NodeFacts>,
 }
 
 impl Seen {
@@ -386,6 +406,12 @@ impl Seen {
             return false;
         }
         self.revision = revision;
+        let facts = NodeFacts::from(&node);
+        self.facts_tx.send_if_modified(|known| {
+            let changed = *known != facts;
+            *known = facts;
+            changed
+        });
         self.conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
         true
     }

@@ -3,7 +3,17 @@
 //!
 //! A refused pod has failed: the reason and the message are in its status, and
 //! its controller makes another. Only a pod that has nothing here yet is asked
-//! about; what runs goes on running.
+//! about ([`is_new`]); what runs goes on running.
+//!
+//! [`refusal`] judges by what the machine can do, [`fit`] by what the Node object
+//! says and what the other pods leave over. [`super::context::Context::admit`]
+//! asks both.
+//!
+//! Left out: sending others away for the sake of a critical pod.
+
+pub mod fit;
+
+use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, Toleration};
 
@@ -12,14 +22,36 @@ use super::resources::qos_class;
 use crate::devices::{Devices, Refused};
 use crate::eviction::rank::is_critical;
 use crate::node::Pressures;
+use crate::runtime::{Container, labels};
 
 /// Why a pod may not run here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Reason in Kubernetes' spelling.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// What is wrong.
     pub message: String,
+}
+
+impl Refusal {
+    /// One with this reason.
+    pub fn new(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// Whether nothing has become of the pod here yet. `found` are its containers.
+pub fn is_new(pod: &Pod, found: &[Container]) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase.is_none_or(|phase| phase == "Pending")
+        && pod.metadata.deletion_timestamp.is_none()
+        && found.iter().all(|one| one.label(labels::CONTAINER) != labels::SANDBOX)
+}
+
+/// Whether an agent of this node has taken the pod before: only those say when
+/// it started.
+pub fn was_taken(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
 }
 
 /// Sets aside the devices that the pod asks for; why it may not run without
@@ -29,7 +61,7 @@ pub fn without_devices(devices: &Devices, pod: &Pod) -> Option<Refusal> {
         // Its containers wait for those that are about to be free.
         Ok(()) | Err(Refused::NotYet) => None,
         Err(Refused::Short(short)) => {
-            Some(Refusal { reason: "UnexpectedAdmissionError", message: short.to_string() })
+            Some(Refusal::new("UnexpectedAdmissionError", short.to_string()))
         }
     }
 }
@@ -51,6 +83,9 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
+/// The label by which a pod says what it is made for.
+const OS_LABEL: &str = "kubernetes.io/os";
+
 /// A sysctl's name with dots: slashes mean the same.
 pub fn sysctl_name(name: &str) -> String {
     name.replace('/', ".")
@@ -71,17 +106,23 @@ pub struct Host {
 pub fn refusal(pod: &Pod, host: &Host) -> Option<Refusal> {
     let spec = spec(pod);
     if host.shutting_down {
-        let message = "Pod was rejected as the node is shutting down.".to_owned();
-        return Some(Refusal { reason: "NodeShutdown", message });
+        let message = "Pod was rejected as the node is shutting down.";
+        return Some(Refusal::new("NodeShutdown", message));
     }
     let conditions = host.pressures.conditions();
     if !conditions.is_empty() && !is_critical(pod) && !endures(pod, &conditions) {
         let message = format!("The node had condition: [{}]. ", conditions.join(" "));
-        return Some(Refusal { reason: EVICTED, message });
+        return Some(Refusal::new(EVICTED, message));
+    }
+    let labels = pod.metadata.labels.as_ref();
+    if labels.and_then(|labels| labels.get(OS_LABEL)).is_some_and(|os| os != "linux") {
+        let message =
+            format!("Failed to admit pod as the `{OS_LABEL}` label doesn't match node label");
+        return Some(Refusal::new("PodOSSelectorNodeLabelDoesNotMatch", message));
     }
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
-        let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
-        return Some(Refusal { reason: "PodOSNotSupported", message });
+        let message = "Failed to admit pod as the OS field doesn't match node OS";
+        return Some(Refusal::new("PodOSNotSupported", message));
     }
     let context = spec.security_context.as_ref();
     for sysctl in context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten() {
@@ -96,7 +137,7 @@ pub fn refusal(pod: &Pod, host: &Host) -> Option<Refusal> {
             continue;
         };
         let message = format!("forbidden sysctl: {name:?} {why}");
-        return Some(Refusal { reason: "SysctlForbidden", message });
+        return Some(Refusal::new("SysctlForbidden", message));
     }
     let confines = |profile: Option<&AppArmorProfile>| {
         profile.is_some_and(|profile| profile.type_ != "Unconfined")
@@ -108,8 +149,8 @@ pub fn refusal(pod: &Pod, host: &Host) -> Option<Refusal> {
             confines(own.and_then(|own| own.app_armor_profile.as_ref()))
         });
     if confined && !host.app_armor {
-        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
-        return Some(Refusal { reason: "AppArmor", message });
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        return Some(Refusal::new("AppArmor", message));
     }
     None
 }
@@ -134,7 +175,7 @@ fn endures(pod: &Pod, conditions: &[&str]) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::testing::pod;
+    use super::super::testing::{at, pod, sandbox};
     use super::*;
 
     #[test]
@@ -182,11 +223,45 @@ mod tests {
                 spec["containers"] = json!([]);
             }
             let found = refusal(&pod(spec.clone()), &Host::default());
-            let found = found.as_ref().map(|found| (found.reason, found.message.as_str()));
+            let found = found.as_ref().map(|found| (found.reason.as_ref(), found.message.as_str()));
             assert_eq!(found, expected, "{spec}");
         }
         let armored = pod(json!({"containers": [], "securityContext": armor("RuntimeDefault")}));
         assert_eq!(refusal(&armored, &Host { app_armor: true, ..Host::default() }), None);
+    }
+
+    #[test]
+    fn a_pod_made_for_another_system_says_so_in_its_labels() {
+        for (os, refused) in [("linux", false), ("windows", true)] {
+            let mut pod = pod(json!({"containers": []}));
+            pod.metadata.labels = Some([(OS_LABEL.to_owned(), os.to_owned())].into());
+            let found = refusal(&pod, &Host::default()).map(|found| found.reason);
+            let expected = refused.then_some("PodOSSelectorNodeLabelDoesNotMatch".into());
+            assert_eq!(found, expected, "{os}");
+        }
+    }
+
+    #[test]
+    fn only_who_has_nothing_here_is_asked_about() {
+        let fresh = pod(json!({"containers": []}));
+        let with = |status: serde_json::Value| Pod {
+            status: Some(serde_json::from_value(status).unwrap()),
+            ..fresh.clone()
+        };
+        let mut leaves = fresh.clone();
+        leaves.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(9)));
+        let cases = [
+            ("it is new", fresh.clone(), vec![], true),
+            ("the API says that it waits", with(json!({"phase": "Pending"})), vec![], true),
+            ("it ran", with(json!({"phase": "Running"})), vec![], false),
+            ("it has ended", with(json!({"phase": "Failed"})), vec![], false),
+            ("it is to go", leaves, vec![], false),
+            ("it has a sandbox", fresh, vec![sandbox(0, false)], false),
+        ];
+        for (name, pod, found, expected) in cases {
+            assert_eq!(is_new(&pod, &found), expected, "{name}");
+        }
     }
 
     #[test]

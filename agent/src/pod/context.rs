@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::{Semaphore, watch};
+use tracing::debug;
 
+use super::admit::fit::{NodeFacts, Place, misfit, rests_on_node};
+use super::admit::{Host, Refusal, refusal, was_taken, without_devices};
 use super::container::Owner;
 use super::manager::Directory;
+use super::model::uid;
 use super::objects::Objects;
 use crate::config::Config;
 use crate::devices::Devices;
@@ -22,7 +27,10 @@ use crate::network::{HostPort, PodNetwork};
 use crate::node::Pressures;
 use crate::probe::Probes;
 use crate::runtime::Runtime;
-use skiff_client::chain;
+use skiff_client::{Api, chain};
+
+/// How long the API may take to say what the node is.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Gives pods their addresses.
 #[async_trait]
@@ -100,6 +108,8 @@ pub struct Context {
     pub pressures: watch::Receiver<Pressures>,
     /// Whether the machine shuts down.
     pub shutting_down: watch::Receiver<bool>,
+    /// The node's object, as far as pods go by it.
+    pub node: watch::Receiver<NodeFacts>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -108,6 +118,53 @@ impl Context {
     /// Whose containers a pod's are.
     pub fn owner<'a>(&'a self, pod: &'a Pod) -> Owner<'a> {
         Owner { instance: &self.config.instance, node: &self.config.node_name, pod }
+    }
+
+    /// Why a pod that is new here may not run here; `None` if it may, and is
+    /// given its devices.
+    pub async fn admit(&self, pod: &Pod) -> Option<Refusal> {
+        let host = Host {
+            app_armor: self.app_armor,
+            pressures: *self.pressures.borrow(),
+            shutting_down: *self.shutting_down.borrow(),
+        };
+        let refused = refusal(pod, &host).or_else(|| without_devices(&self.devices, pod));
+        // Whoever an earlier agent has taken has its place.
+        if refused.is_some() || was_taken(pod) {
+            return refused;
+        }
+        let known = self.node.borrow().clone();
+        let mut refused = self.misfit(pod, &known);
+        if refused.as_ref().is_some_and(rests_on_node)
+            && let Some(node) = self.ask_for_node().await
+        {
+            refused = self.misfit(pod, &node);
+        }
+        if refused.is_some() {
+            self.devices.release(uid(pod));
+        }
+        refused
+    }
+
+    fn misfit(&self, pod: &Pod, node: &NodeFacts) -> Option<Refusal> {
+        let others = self.pods.with_room(uid(pod));
+        let (name, allocatable) = (self.config.node_name.as_str(), &self.allocatable);
+        misfit(pod, &Place { name, node, allocatable, others: &others })
+    }
+
+    /// The node as the API has it at this moment: a pod may come by a label
+    /// sooner than the watch tells of that.
+    async fn ask_for_node(&self) -> Option<NodeFacts> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let answer = nodes.get(&self.config.node_name);
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(node)) => Some(NodeFacts::from(&node)),
+            Ok(Err(error)) => {
+                debug!(error = chain(&error), "node not asked for, what is known of it decides");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// The services that a pod's containers are told of.

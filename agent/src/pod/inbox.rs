@@ -20,6 +20,8 @@ pub struct Inbox {
     latest: Mutex<Option<Arc<Pod>>>,
     /// Whether a resize waits until other pods have gone.
     waits_for_room: AtomicBool,
+    /// Whether the pod leaves its room to the next.
+    leaves_room: AtomicBool,
     /// Whether the pod has ended because its machine shuts down.
     over_tx: watch::Sender<bool>,
 }
@@ -35,6 +37,8 @@ pub(super) struct News {
     pub(super) mirror: Option<Option<Arc<Pod>>>,
     /// All containers of the pod, after a list.
     pub(super) containers: Option<Vec<Container>>,
+    /// The runtime has gone since; what it has is not known before the next list.
+    pub(super) runtime_lost: bool,
     /// Containers that ended or were removed.
     pub(super) touched: BTreeSet<String>,
     /// Containers that were started.
@@ -62,7 +66,18 @@ impl Inbox {
 
     /// The API has no such pod any more.
     pub fn gone(&self) {
+        self.leave_room();
         self.tell(|news| news.gone = true);
+    }
+
+    /// Pods that come need not count with this one any more.
+    pub(super) fn leave_room(&self) {
+        self.leaves_room.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they need not.
+    pub(super) fn leaves_room(&self) -> bool {
+        self.leaves_room.load(Ordering::Relaxed)
     }
 
     /// The node ends the pod.
@@ -79,9 +94,15 @@ impl Inbox {
     pub fn containers(&self, found: Vec<Container>) {
         self.tell(|news| {
             news.containers = Some(found);
+            news.runtime_lost = false;
             news.touched.clear();
             news.started.clear();
         });
+    }
+
+    /// The runtime has gone: its next list tells what became of the containers.
+    pub(super) fn runtime_lost(&self) {
+        self.tell(|news| news.runtime_lost = true);
     }
 
     /// A container ended or was removed.

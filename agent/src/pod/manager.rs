@@ -21,10 +21,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
+use super::admit::{Refusal, is_new, was_taken};
 use super::api;
 use super::context::Context;
 use super::inbox::Inbox;
-use super::model::{Disruption, Health, uid};
+use super::model::{Disruption, Health, has_ended, uid};
 use super::static_pods::{Folder, mirrored};
 use super::worker::Worker;
 use crate::eviction::limits;
@@ -94,6 +95,13 @@ impl Directory {
         inboxes.values().filter_map(|inbox| inbox.latest()).collect()
     }
 
+    /// The pods that another one has to find room beside.
+    pub(super) fn with_room(&self, other_than: &str) -> Vec<Arc<Pod>> {
+        let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let stay = inboxes.iter().filter(|(uid, one)| *uid != other_than && !one.leaves_room());
+        stay.filter_map(|(_, inbox)| inbox.latest()).collect()
+    }
+
     /// How many pods there are.
     pub fn len(&self) -> usize {
         self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -125,6 +133,9 @@ pub struct Manager {
     listed: bool,
     /// The UIDs of a list that is coming in.
     listing: BTreeSet<String>,
+    /// Pods of that list that have nothing here yet. They are let in when it is
+    /// known who else is here.
+    newcomers: Vec<Pod>,
     /// The folder of static pods.
     folder: Option<Folder>,
     /// Static pods by UID, each with the mirror that the API has.
@@ -150,6 +161,7 @@ impl Manager {
             containers: BTreeMap::new(),
             listed: false,
             listing: BTreeSet::new(),
+            newcomers: Vec::new(),
             folder: None,
             statics: BTreeMap::new(),
             cancel,
@@ -169,7 +181,7 @@ impl Manager {
         let api_back = self.api_back.clone();
         let folder = self.folder.take();
         if let Some(folder) = &folder {
-            self.take_static(folder.read());
+            self.take_static(folder.read()).await;
         }
         let folder_changed = async || match &folder {
             Some(folder) => folder.changed().await,
@@ -179,7 +191,7 @@ impl Manager {
         loop {
             tokio::select! {
                 changed = folder_changed() => match (changed, &folder) {
-                    (Ok(()), Some(folder)) => self.take_static(folder.read()),
+                    (Ok(()), Some(folder)) => self.take_static(folder.read()).await,
                     (Err(error), _) => {
                         warn!(%error, "the folder of static pods is no longer watched");
                         break;
@@ -197,10 +209,11 @@ impl Manager {
                     Some(Ok(event)) => self.take_runtime(&event),
                     lost => {
                         let reason = match lost {
-                            Some(Err(error)) => error.to_string(),
+                            Some(Err(error)) => error.reason().to_owned(),
                             _ => "the event stream ended".into(),
                         };
                         warn!(reason, "lost the container runtime, reconnecting");
+                        self.inboxes().values().for_each(|inbox| inbox.runtime_lost());
                         self.runtime_tx.send_replace(Some(reason));
                         let Some(events) = self.connect().await else { break };
                         runtime_events = events;
@@ -240,7 +253,7 @@ impl Manager {
                 }
                 Err(error) => {
                     warn!(%error, "container runtime does not answer, will be asked again");
-                    self.runtime_tx.send_replace(Some(error.to_string()));
+                    self.runtime_tx.send_replace(Some(error.reason().to_owned()));
                 }
             }
             tokio::select! {
@@ -275,6 +288,7 @@ impl Manager {
         match event {
             watcher::Event::Init => {
                 self.listing.clear();
+                self.newcomers.clear();
                 self.statics.values_mut().for_each(|mirror| *mirror = None);
             }
             watcher::Event::InitApply(pod) if mirrored(&pod).is_some() => self.take_mirror(pod),
@@ -293,10 +307,14 @@ impl Manager {
             }
             watcher::Event::InitApply(pod) => {
                 self.listing.insert(uid(&pod).to_owned());
-                self.ensure(pod);
+                if self.is_new(&pod) {
+                    self.newcomers.push(pod);
+                } else {
+                    self.ensure(pod).await;
+                }
             }
             watcher::Event::Apply(pod) => {
-                self.ensure(pod);
+                self.ensure(pod).await;
                 self.directory.room_changed();
             }
             watcher::Event::Delete(pod) => {
@@ -312,6 +330,12 @@ impl Manager {
                         inbox.gone();
                     }
                 }
+                let mut newcomers = std::mem::take(&mut self.newcomers);
+                newcomers
+                    .sort_by_key(|pod| (!was_taken(pod), pod.metadata.creation_timestamp.clone()));
+                for pod in newcomers {
+                    self.ensure(pod).await;
+                }
                 self.listed = true;
                 self.tell_mirrors();
                 self.sweep().await;
@@ -320,7 +344,7 @@ impl Manager {
     }
 
     /// The folder has these pods now: starts the new ones, ends the others.
-    fn take_static(&mut self, pods: BTreeMap<String, Pod>) {
+    async fn take_static(&mut self, pods: BTreeMap<String, Pod>) {
         let gone: Vec<String> =
             self.statics.keys().filter(|uid| !pods.contains_key(*uid)).cloned().collect();
         for uid in gone {
@@ -332,7 +356,7 @@ impl Manager {
         for (uid, pod) in pods {
             if let Entry::Vacant(new) = self.statics.entry(uid) {
                 new.insert(None);
-                self.ensure(pod);
+                self.ensure(pod).await;
             }
         }
         if self.listed {
@@ -369,12 +393,18 @@ impl Manager {
         }
     }
 
-    /// Hands the pod to its worker, starting one if there is none.
-    fn ensure(&mut self, pod: Pod) {
+    /// Whether the pod has neither a worker nor anything else here.
+    fn is_new(&self, pod: &Pod) -> bool {
+        let found = self.containers.get(uid(pod)).map(Vec::as_slice).unwrap_or_default();
+        self.directory.get(uid(pod)).is_none() && is_new(pod, found)
+    }
+
+    /// Hands the pod to its worker, starting one if there is none. A pod that is
+    /// new is let in or refused before the next is looked at.
+    async fn ensure(&mut self, pod: Pod) {
+        let refused = if self.is_new(&pod) { self.ctx.admit(&pod).await } else { None };
         let uid = uid(&pod).to_owned();
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let ended = matches!(phase, Some("Succeeded" | "Failed"));
-        if ended || pod.metadata.deletion_timestamp.is_some() {
+        if has_ended(&pod) || pod.metadata.deletion_timestamp.is_some() {
             // The next pod may come before the worker of this one has looked.
             self.ctx.devices.ends(&uid);
         }
@@ -384,13 +414,16 @@ impl Manager {
         let pod = Arc::new(pod);
         match self.directory.get(&uid) {
             Some(inbox) => inbox.pod(pod),
-            None => self.spawn(pod, false),
+            None => self.spawn(pod, false, refused),
         }
     }
 
-    fn spawn(&mut self, pod: Arc<Pod>, gone: bool) {
+    fn spawn(&mut self, pod: Arc<Pod>, gone: bool, refused: Option<Refusal>) {
         let uid = uid(&pod).to_owned();
         let inbox = Arc::new(Inbox::default());
+        if gone || refused.is_some() {
+            inbox.leave_room();
+        }
         // Who lists pods from now on finds this one.
         inbox.remember(pod.clone());
         self.inboxes().insert(uid.clone(), inbox.clone());
@@ -400,7 +433,7 @@ impl Manager {
         if !found.is_empty() {
             span.in_scope(|| info!(containers = found.len(), gone, "found containers of the pod"));
         }
-        let worker = Worker::new(self.ctx.clone(), inbox, pod, gone, found);
+        let worker = Worker::new(self.ctx.clone(), inbox, pod, gone, found, refused);
         let cancel = self.cancel.clone();
         let work = async move {
             worker.run(cancel).await;
@@ -463,7 +496,7 @@ impl Manager {
             pod.metadata.uid = Some(uid);
             pod.metadata.namespace = Some(namespace);
             pod.metadata.name = Some(name);
-            self.spawn(Arc::new(pod), true);
+            self.spawn(Arc::new(pod), true, None);
         }
     }
 }

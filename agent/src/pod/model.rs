@@ -308,6 +308,13 @@ impl Observed {
         self.health.remove(id);
     }
 
+    /// Whatever failed may be tried again at once.
+    pub fn forget_failures(&mut self) {
+        self.failures.clear();
+        self.resize_failures.clear();
+        self.setup_failure = None;
+    }
+
     /// The container with this id, with its name.
     pub fn find(&self, id: &str) -> Option<(&str, &Attempt)> {
         self.containers.iter().find_map(|(name, attempts)| {
@@ -430,6 +437,12 @@ pub fn known_end<'a>(pod: &'a Pod, name: &str) -> Option<(&'a ContainerStatus, i
     ];
     let mut known = lists.into_iter().flatten().flatten().filter(|known| known.name == name);
     known.find_map(|known| Some((known, known.state.as_ref()?.terminated.as_ref()?.exit_code)))
+}
+
+/// Whether the API has the pod as one that has ended.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// The pod's UID.

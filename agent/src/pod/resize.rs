@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::model::{Attempt, spec};
+use super::model::{Attempt, has_ended, spec};
 use super::resources::{self, parse};
 use crate::runtime::Limits;
 
@@ -104,8 +104,7 @@ pub fn judge(
 pub fn used_by_others<'a>(pod: &Pod, pods: impl IntoIterator<Item = &'a Pod>) -> Amounts {
     let mut used = Amounts::new();
     for other in pods {
-        let phase = other.status.as_ref().and_then(|status| status.phase.as_deref());
-        if other.metadata.uid == pod.metadata.uid || matches!(phase, Some("Succeeded" | "Failed")) {
+        if other.metadata.uid == pod.metadata.uid || has_ended(other) {
             continue;
         }
         for (name, amount) in resources::requests(other, other.status.as_ref()) {

@@ -84,7 +84,7 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
         ),
         Some(Outcome::Refused) => match &observed.refused {
             Some(refusal) => (
-                Some(refusal.reason.to_owned()),
+                Some(refusal.reason.clone().into_owned()),
                 Some(format!("Pod was rejected: {}", refusal.message)),
             ),
             None => (old.reason.clone(), old.message.clone()),

@@ -1,6 +1,7 @@
 //! Pods from the API to the runtime and back: the manager and its workers over
 //! an API in memory, on the in-memory runtime and on Docker.
 
+mod admission;
 mod changes;
 mod devices;
 mod docker_faults;
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::admit::fit::NodeFacts;
 use super::context::{Context, Network};
 use super::fake_api::FakeApi;
 use super::manager::{Directory, Manager};
@@ -82,6 +84,8 @@ struct TestNode<R> {
     cables: Arc<Cables>,
     /// What the node runs short of.
     pressures: watch::Sender<Pressures>,
+    /// What the node has heard of itself.
+    facts: watch::Sender<NodeFacts>,
     /// How long pods have when the machine shuts down.
     grace: GracePeriods,
     /// Where the machine's bus is, without a logind on it.
@@ -104,6 +108,7 @@ impl<R: Runtime> TestNode<R> {
             runtime,
             cables,
             pressures: watch::Sender::default(),
+            facts: watch::Sender::default(),
             grace: GracePeriods::default(),
             bus: None,
             logind: None,
@@ -173,7 +178,9 @@ impl<R: Runtime> TestNode<R> {
             starts: Semaphore::new(8),
             devices: Arc::new(Devices::new(self.offers.clone())),
             node_ips: vec![IpAddr::from([192, 0, 2, 1])],
-            allocatable: [("cpu".to_owned(), Quantity("4".into()))].into(),
+            allocatable: [("cpu", "4"), ("pods", "20")]
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.into())))
+                .into(),
             memory_bytes: 1 << 30,
             sandbox_image: sandbox_image::name(),
             netns: None,
@@ -181,6 +188,7 @@ impl<R: Runtime> TestNode<R> {
             app_armor: false,
             pressures: self.pressures.subscribe(),
             shutting_down,
+            node: self.facts.subscribe(),
             metrics: Metrics::new().unwrap(),
         });
         let (runtime_tx, _) = watch::channel(None);

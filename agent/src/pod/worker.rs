@@ -22,13 +22,13 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::admit::{Host, Refusal, refusal, without_devices};
+use super::admit::Refusal;
 use super::api::Tokens;
 use super::apply;
 use super::context::Context;
 use super::inbox::Inbox;
 use super::model::{Attempt, Disruption, Health, Observed, Work, back_off, uid};
-use super::plan::{outcome, plan_pod};
+use super::plan::{Plan, outcome, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
 use super::status::disruption_of;
@@ -93,31 +93,24 @@ pub struct Worker {
     stopping: BTreeMap<String, AbortHandle>,
     probed: BTreeSet<String>,
     pub(super) deleted: bool,
+    /// The runtime is away: nothing is planned on what was known of it.
+    runtime_lost: bool,
 }
 
 impl Worker {
-    /// A worker for `pod`, whose containers on this node are `found`.
+    /// A worker for `pod`, whose containers on this node are `found`, or which
+    /// may not come.
     pub fn new(
         ctx: Arc<Context>,
         inbox: Arc<Inbox>,
         pod: Arc<Pod>,
         gone: bool,
         found: Vec<Container>,
+        refused: Option<Refusal>,
     ) -> Self {
         let mut observed = Observed::new(found);
         observed.disruption = disruption_of(&pod);
-        let begun = pod
-            .status
-            .as_ref()
-            .is_some_and(|status| status.phase.as_deref().is_some_and(|phase| phase != "Pending"));
-        if !gone && !begun && observed.sandbox.is_none() {
-            let host = Host {
-                app_armor: ctx.app_armor,
-                pressures: *ctx.pressures.borrow(),
-                shutting_down: *ctx.shutting_down.borrow(),
-            };
-            observed.refused = refusal(&pod, &host).or_else(|| without_devices(&ctx.devices, &pod));
-        }
+        observed.refused = refused;
         if let Some(Refusal { reason, message }) = &observed.refused {
             ctx.recorder.pod(&pod, None, Severity::Warning, reason, message.clone());
         }
@@ -143,6 +136,7 @@ impl Worker {
             stopping: BTreeMap::new(),
             probed: BTreeSet::new(),
             deleted: false,
+            runtime_lost: false,
         }
     }
 
@@ -156,7 +150,11 @@ impl Worker {
                 self.begin_to_end(now);
             }
             self.settle_resize();
-            let plan = plan_pod(&self.wanted, self.gone, &self.observed, now);
+            let plan = if self.runtime_lost {
+                Plan::default()
+            } else {
+                plan_pod(&self.wanted, self.gone, &self.observed, now)
+            };
             self.release_devices(now);
             let again = self.act(&plan, now).await;
             self.watch_probes().await;
@@ -306,8 +304,12 @@ impl Worker {
             self.take_mirror(mirror);
         }
         if let Some(found) = news.containers {
+            self.runtime_lost = false;
+            // Whatever failed may have failed because the runtime was going.
+            self.observed.forget_failures();
             self.take_containers(found).await;
         }
+        self.runtime_lost |= news.runtime_lost;
         for id in news.touched {
             // The job that stops or removes a container looks at it itself.
             if !self.is_in_hand(&id) {

@@ -41,6 +41,7 @@ struct Inner {
     exec_codes: BTreeMap<String, i64>,
     failing_starts: BTreeMap<String, String>,
     failing_updates: Option<String>,
+    stop_time: Duration,
     memory_use: BTreeMap<String, u64>,
     disk_use: BTreeMap<String, DiskUse>,
     drivers: Vec<String>,
@@ -97,6 +98,11 @@ impl Memory {
     /// Makes changes of limits fail, or succeed again.
     pub fn fail_updates(&self, message: Option<&str>) {
         self.lock().failing_updates = message.map(str::to_owned);
+    }
+
+    /// How long containers take from now on to heed a stop.
+    pub fn slow_stops(&self, time: Duration) {
+        self.lock().stop_time = time;
     }
 
     /// Sets how much memory a container uses, in bytes.
@@ -289,6 +295,10 @@ impl Runtime for Memory {
 
     async fn stop(&self, id: &str, _grace: Duration) -> Result<()> {
         let found = self.up("stop", id)?.find(id).cloned();
+        let takes = self.lock().stop_time;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         if let Ok(container) = found {
             self.end(&container.id, 143, false);
         }
