@@ -27,6 +27,7 @@ mod rules;
 mod sysctl;
 #[cfg(test)]
 mod tests;
+mod unplug;
 mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,7 @@ use rules::{
     plan_table, saved_settings,
 };
 use sysctl::Setting;
+use unplug::Unplugging;
 use veth::{Cable, ensure_cable};
 
 pub use host_ports::HostPort;
@@ -158,6 +160,7 @@ pub struct PodNetwork {
     pool: Mutex<AddressPool>,
     /// Held while the rules are changed, so that they follow one another.
     forwards: tokio::sync::Mutex<Forwards>,
+    unplugging: Unplugging,
 }
 
 impl PodNetwork {
@@ -171,7 +174,7 @@ impl PodNetwork {
         ensure_catch_all(&node, config.cluster_cidr).await?;
         let pool = Mutex::new(AddressPool::new(config.pod_cidr, adopted));
         let forwards = tokio::sync::Mutex::new(forwards);
-        Ok(Self { config, node, mtu, pool, forwards })
+        Ok(Self { config, node, mtu, pool, forwards, unplugging: Unplugging::default() })
     }
 
     /// Gives the pod an address, plugs its sandbox in and leads the node's
@@ -219,7 +222,7 @@ impl PodNetwork {
         let cable = Cable::of(pod_uid);
         self.forward(&cable.key, Vec::new()).await?;
         if let Some(link) = link_named(&self.node, &cable.name).await? {
-            delete_link(&self.node, &link).await?;
+            self.unplugging.delete(&self.node, link).await?;
         }
         // Only now: an address must not be handed out while a cable has it.
         self.pool().release(&cable.key);

@@ -15,7 +15,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
 };
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkDelRequest, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use super::NetworkError;
 
@@ -83,7 +83,7 @@ pub(super) async fn link_named(handle: &Handle, name: &str) -> Result<Option<Lin
     let mut found = Box::pin(handle.link().get().match_name(name).execute());
     match found.try_next().await {
         Ok(message) => Ok(message.map(describe_link)),
-        Err(err) if is_errno(&err, nix::libc::ENODEV) => Ok(None),
+        Err(err) if is_gone(&err) => Ok(None),
         Err(source) => Err(failed(&format!("look for interface {name}"))(source)),
     }
 }
@@ -97,8 +97,17 @@ pub(super) async fn links(handle: &Handle) -> Result<Vec<Link>, NetworkError> {
 /// Removes an interface; one that is already gone is fine.
 pub(super) async fn delete_link(handle: &Handle, link: &Link) -> Result<(), NetworkError> {
     match handle.link().del(link.index).execute().await {
-        Err(err) if is_errno(&err, nix::libc::ENODEV) => Ok(()),
+        Err(err) if is_gone(&err) => Ok(()),
         other => other.map_err(failed(&format!("delete interface {}", link.name))),
+    }
+}
+
+/// Removes all interfaces of a group; a group without any is fine.
+pub(super) async fn delete_group(handle: &Handle, group: u32) -> Result<(), NetworkError> {
+    let members = LinkMessageBuilder::<LinkUnspec>::new().link_group(group).build();
+    match LinkDelRequest::new_with_message(handle.clone(), members).execute().await {
+        Err(err) if is_gone(&err) => Ok(()),
+        other => other.map_err(failed(&format!("delete the interfaces of group {group}"))),
     }
 }
 
@@ -214,6 +223,11 @@ fn describe_destination(route: &RouteMessage) -> String {
 pub(super) fn failed(action: &str) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
     let action = action.to_owned();
     move |source| NetworkError::Netlink { action, source }
+}
+
+/// Whether the kernel says that there is no such interface.
+pub(super) fn is_gone(err: &rtnetlink::Error) -> bool {
+    is_errno(err, nix::libc::ENODEV)
 }
 
 fn is_errno(err: &rtnetlink::Error, errno: i32) -> bool {

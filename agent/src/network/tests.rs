@@ -282,6 +282,41 @@ fn pods_of_one_node_talk_and_teardown_restores() {
 }
 
 #[test]
+fn many_pods_are_unplugged_at_once_and_nobody_else() {
+    if !is_root() {
+        return;
+    }
+    let (node, outside) = (Namespace::new(), Namespace::new());
+    join(&node, ("eth0", "192.0.2.10/24"), &outside, ("eth0", "192.0.2.1/24"));
+    let sandboxes: Vec<Sandbox> = (0..12).map(|_| Sandbox::start()).collect();
+    let pids: Vec<u32> = sandboxes.iter().map(Sandbox::pid).collect();
+    let cables = || {
+        let links = node.ip("-o link");
+        links.lines().filter(|line| line.contains(": skiff")).count()
+    };
+    let names: Vec<String> = (0..12).map(|number| format!("pod-{number}")).collect();
+    let (own, plugged) = (config([192, 0, 2, 10], "10.244.1.0/24"), names.clone());
+    node.block_on(move || async move {
+        let network = PodNetwork::open(own).await.unwrap();
+        for (name, pid) in plugged.iter().zip(pids) {
+            network.attach(name, pid, &[]).await.unwrap();
+        }
+    });
+    assert_eq!(cables(), 12);
+    // One ends by itself meanwhile, as when its sandbox dies.
+    node.ip(&format!("link del {}", Cable::of("pod-3").name));
+    node.block_on(move || async move {
+        let network = PodNetwork::open(config([192, 0, 2, 10], "10.244.1.0/24")).await.unwrap();
+        let ends = names[1..].iter().map(|name| network.detach(name));
+        for end in futures::future::join_all(ends).await {
+            end.unwrap();
+        }
+    });
+    assert_eq!(cables(), 1, "the pod that stays");
+    assert!(node.ip("link show eth0").contains("eth0"), "what is not a pod's");
+}
+
+#[test]
 fn host_ports_lead_to_their_pods() {
     if !is_root() {
         return;
