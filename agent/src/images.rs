@@ -10,9 +10,10 @@ pub mod ledger;
 pub mod peers;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Secret};
 use tokio::sync::Mutex as AsyncMutex;
@@ -27,6 +28,9 @@ use crate::runtime::{Credentials, Image, Progress, Runtime, RuntimeError, Tar};
 /// How long a look-up is believed. Short, because an image may be built anew
 /// under the same name at any time; long enough for pods that start together.
 const LOOK_UP_LIFE: Duration = Duration::from_secs(1);
+/// How long another node may be silent while it sends an image. Docker writes
+/// all of an image to its disk before the first byte is sent.
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// Why there is no image for a container.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -184,27 +188,49 @@ impl Images {
                 Err(error) => message = error.to_string(),
             }
         }
-        match self.fetch(name).await {
-            Ok(Some(pulled)) => {
-                *slot = Some((pulled.image.clone(), Instant::now()));
-                self.note(name, &pulled.image, before.as_ref());
-                Ok(pulled)
-            }
-            Ok(None) => Err(ImageError::Pull { message }),
-            Err(error) => Err(ImageError::Pull { message: format!("{message}; {error}") }),
+        let mut why = vec![message];
+        if let Some(pulled) = self.fetch(name, &mut why).await {
+            *slot = Some((pulled.image.clone(), Instant::now()));
+            self.note(name, &pulled.image, before.as_ref());
+            return Ok(pulled);
         }
+        Err(ImageError::Pull { message: why.join("; ") })
     }
 
-    /// The image from another node, if one has it. Only a name with a tag: what
-    /// a digest stands for is known to registries alone.
-    async fn fetch(&self, name: &str) -> Result<Option<Pulled>, RuntimeError> {
+    /// The image from another node, if one has it; `why` hears what went wrong.
+    /// Only a name with a tag: what a digest stands for is known to registries
+    /// alone. A node that breaks off is followed by the next one.
+    async fn fetch(&self, name: &str, why: &mut Vec<String>) -> Option<Pulled> {
         if name.contains('@') {
-            return Ok(None);
+            return None;
         }
-        let Some(offer) = self.peers.find(name).await else { return Ok(None) };
-        self.runtime.load_stream(offer.tar).await?;
-        let image = self.runtime.image(name).await?;
-        Ok(image.map(|image| Pulled { image, node: Some(offer.node) }))
+        let mut offers = self.peers.offers(name).await;
+        loop {
+            let offer = match offers.next().await? {
+                Ok(offer) => offer,
+                Err(silent) => {
+                    why.push(silent);
+                    continue;
+                }
+            };
+            let (tar, broken) = watched(offer.tar);
+            let loaded = match self.runtime.load_stream(tar).await {
+                Ok(_) => self.runtime.image(name).await,
+                Err(error) => Err(error),
+            };
+            match (loaded, broken.get()) {
+                (Ok(Some(image)), _) => return Some(Pulled { image, node: Some(offer.node) }),
+                (_, Some(error)) => why.push(format!("from node {}: {error}", offer.node)),
+                (Err(error), None) => {
+                    // Ours is at fault, as with a full disk: no other node helps.
+                    why.push(format!("from node {}: {error}", offer.node));
+                    return None;
+                }
+                (Ok(None), None) => {
+                    why.push(format!("node {} sent another image than {name}", offer.node));
+                }
+            }
+        }
     }
 
     /// Notes an image that was not here before.
@@ -264,6 +290,21 @@ impl Images {
         }
         slots.entry(name.to_owned()).or_default().clone()
     }
+}
+
+/// An image on its way, and what broke it off: who loads it only says that it
+/// came to no end. A node that is silent for too long has broken off, too.
+fn watched(tar: Tar) -> (Tar, Arc<OnceLock<RuntimeError>>) {
+    let broken = Arc::new(OnceLock::new());
+    let seen = broken.clone();
+    let pieces = tokio_stream::StreamExt::timeout(tar, SILENCE).map(move |piece| {
+        let silent = |_| Err(RuntimeError::Refused("it went silent".into()));
+        piece.unwrap_or_else(silent).inspect_err(|error| {
+            // Only the first one counts.
+            let _ = seen.set(error.clone());
+        })
+    });
+    (Box::pin(pieces), broken)
 }
 
 /// The name with its tag, as Docker completes it; `None` if it is not a name.

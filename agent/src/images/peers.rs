@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -36,6 +36,8 @@ const ASKED: usize = 32;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a node may take to begin with an image.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of a refusal is read.
+const SAID_BYTES: usize = 1024;
 /// Where agents listen unless their Node says otherwise.
 const DEFAULT_PORT: u16 = 10250;
 
@@ -50,8 +52,9 @@ pub struct Offer {
 /// Other nodes that may have an image.
 #[async_trait]
 pub trait Peers: Send + Sync {
-    /// The image `name` from the first node that has it.
-    async fn find(&self, name: &str) -> Option<Offer>;
+    /// The image `name` from one node after the other, each asked when it is its
+    /// turn; an error says which node should have it and cannot be asked.
+    async fn offers(&self, name: &str) -> BoxStream<'_, Result<Offer, String>>;
 }
 
 /// The nodes of the cluster.
@@ -87,36 +90,52 @@ impl ClusterPeers {
 
 #[async_trait]
 impl Peers for ClusterPeers {
-    async fn find(&self, name: &str) -> Option<Offer> {
+    async fn offers(&self, name: &str) -> BoxStream<'_, Result<Offer, String>> {
         let nodes = Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await;
-        let nodes = nodes.inspect_err(|error| debug!(%error, "cannot ask for other nodes")).ok()?;
-        let candidates = candidates(&nodes.items, &self.node, name, sandbox_image::architecture());
-        if candidates.is_empty() {
-            return None;
-        }
-        let connector = self.connector().await;
-        let connector = connector
-            .inspect_err(|error| {
-                debug!(error = format!("{error:#}"), "no certificate to ask others with")
-            })
-            .ok()?;
-        for (node, address) in candidates {
-            match ask(&connector, &node, address, name).await {
-                Ok(Some(tar)) => return Some(Offer { node, tar }),
-                Ok(None) => {}
-                Err(error) => {
-                    debug!(node, error = format!("{error:#}"), "cannot ask a node for an image")
+        let nodes = nodes.inspect_err(|error| debug!(%error, "cannot ask for other nodes"));
+        let nodes = nodes.map(|nodes| nodes.items).unwrap_or_default();
+        let candidates = candidates(&nodes, &self.node, name, sandbox_image::architecture());
+        let name = name.to_owned();
+        let asked = futures::stream::iter(candidates).filter_map(move |one| {
+            let name = name.clone();
+            async move {
+                let offer = async {
+                    anyhow::ensure!(one.ready, "it is not ready");
+                    ask(&self.connector().await?, &one, &name).await
+                };
+                match offer.await {
+                    Ok(tar) => Some(Ok(Offer { node: one.node, tar: tar? })),
+                    Err(error) if one.has => Some(Err(format!(
+                        "node {} has it and cannot be asked: {error:#}",
+                        one.node
+                    ))),
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        debug!(one.node, error, "cannot ask a node for an image");
+                        None
+                    }
                 }
             }
-        }
-        None
+        });
+        Box::pin(asked)
     }
 }
 
-/// Whom to ask: nodes that are ready and of our kind, those first that say that
-/// they have the image.
-fn candidates(nodes: &[Node], me: &str, image: &str, arch: &str) -> Vec<(String, SocketAddr)> {
-    let mut found: Vec<(bool, String, SocketAddr)> = nodes
+/// A node that may have an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidate {
+    node: String,
+    address: SocketAddr,
+    /// Whether its status says that it has.
+    has: bool,
+    /// Whether it can be asked.
+    ready: bool,
+}
+
+/// Whom to ask: nodes of our kind that are ready or say that they have the
+/// image, these first.
+fn candidates(nodes: &[Node], me: &str, image: &str, arch: &str) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = nodes
         .iter()
         .filter_map(|node| {
             let name = node.metadata.name.clone().filter(|name| name != me)?;
@@ -125,18 +144,19 @@ fn candidates(nodes: &[Node], me: &str, image: &str, arch: &str) -> Vec<(String,
             let status = node.status.as_ref()?;
             let ready = status.conditions.iter().flatten();
             let ready = ready.into_iter().any(|one| one.type_ == "Ready" && one.status == "True");
-            if !ready || kind.is_some_and(|kind| kind != arch) {
+            if kind.is_some_and(|kind| kind != arch) {
                 return None;
             }
             let images = status.images.iter().flatten();
             let names = images.flat_map(|one| one.names.iter().flatten());
             let has = names.into_iter().any(|name| name == image);
-            Some((!has, name, address(node)?))
+            let candidate = Candidate { node: name, address: address(node)?, has, ready };
+            (ready || has).then_some(candidate)
         })
         .collect();
-    found.sort();
+    found.sort_by(|a, b| (!a.has, !a.ready, &a.node).cmp(&(!b.has, !b.ready, &b.node)));
     found.truncate(ASKED);
-    found.into_iter().map(|(_, name, address)| (name, address)).collect()
+    found
 }
 
 fn address(node: &Node) -> Option<SocketAddr> {
@@ -151,14 +171,13 @@ fn address(node: &Node) -> Option<SocketAddr> {
 /// Asks one node; `None` when it does not have the image.
 async fn ask(
     connector: &TlsConnector,
-    node: &str,
-    address: SocketAddr,
+    one: &Candidate,
     image: &str,
 ) -> anyhow::Result<Option<BoxStream<'static, Answer<Bytes>>>> {
     // The certificate names the node, so another machine that has taken over
     // its address is found out.
-    let server = ServerName::try_from(node.to_owned())?;
-    let dial = async { connector.connect(server, TcpStream::connect(address).await?).await };
+    let server = ServerName::try_from(one.node.clone())?;
+    let dial = async { connector.connect(server, TcpStream::connect(one.address).await?).await };
     let stream = tokio::time::timeout(DIAL_TIMEOUT, dial).await??;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -170,13 +189,18 @@ async fn ask(
     let image: String = form_urlencoded::byte_serialize(image.as_bytes()).collect();
     let request = http::Request::builder()
         .uri(format!("/images/tar?name={image}"))
-        .header(http::header::HOST, node)
+        .header(http::header::HOST, &one.node)
         .body(Empty::<Bytes>::new())?;
     let response = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await??;
     match response.status() {
         http::StatusCode::OK => {}
         http::StatusCode::NOT_FOUND => return Ok(None),
-        other => anyhow::bail!("it answered {other}"),
+        other => {
+            let said = Limited::new(response.into_body(), SAID_BYTES).collect().await;
+            // Without its words the number has to do.
+            let said = said.map(|said| said.to_bytes()).unwrap_or_default();
+            anyhow::bail!("it answered {other}: {}", String::from_utf8_lossy(&said));
+        }
     }
     // The sender lives as long as the body: without it the connection ends.
     let body = response.into_body().into_data_stream().map(move |piece| {
@@ -191,8 +215,8 @@ pub struct Alone;
 
 #[async_trait]
 impl Peers for Alone {
-    async fn find(&self, _: &str) -> Option<Offer> {
-        None
+    async fn offers(&self, _: &str) -> BoxStream<'_, Result<Offer, String>> {
+        Box::pin(futures::stream::empty())
     }
 }
 
@@ -219,14 +243,14 @@ mod tests {
         let nodes = [
             node("a", "True", "amd64", json!([])),
             node("b", "True", "amd64", json!(["web:1"])),
+            node("c", "Unknown", "amd64", json!([])),
             node("down", "Unknown", "amd64", json!(["web:1"])),
             node("me", "True", "amd64", json!(["web:1"])),
             node("other", "True", "arm64", json!(["web:1"])),
         ];
-        let names: Vec<String> =
-            candidates(&nodes, "me", "web:1", "amd64").into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["b", "a"]);
-        let at = candidates(&nodes, "me", "web:1", "amd64")[0].1;
-        assert_eq!(at, "192.0.2.1:10250".parse().unwrap());
+        let at = "192.0.2.1:10250".parse().unwrap();
+        let one = |node: &str, has, ready| Candidate { node: node.into(), address: at, has, ready };
+        let found = candidates(&nodes, "me", "web:1", "amd64");
+        assert_eq!(found, [one("b", true, true), one("down", true, false), one("a", false, true)]);
     }
 }

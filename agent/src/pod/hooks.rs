@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::probe::http;
-use crate::runtime::{ExecOptions, Output, Runtime};
+use crate::runtime::{ExecOptions, Output, Runtime, RuntimeError, Session};
 
 /// Output of a command that is kept for messages.
 const OUTPUT_BYTES: usize = 10 * 1024;
@@ -26,7 +26,8 @@ pub async fn run(
 ) -> Result<(), String> {
     if let Some(exec) = &hook.exec {
         let command = exec.command.clone().unwrap_or_default();
-        let (code, output) = run_command(runtime, id, &command).await?;
+        let run = async { ended(runtime, begin(runtime, id, &command).await?).await };
+        let (code, output) = run.await.map_err(|error: RuntimeError| error.to_string())?;
         return match code {
             0 => Ok(()),
             _ => Err(format!("command '{}' exited with {code}: {output}", command.join(" "))),
@@ -48,28 +49,34 @@ pub async fn run(
     Ok(())
 }
 
-/// Runs a command in a container to its end. Returns its exit code and the
-/// beginning of its output.
-pub async fn run_command(
+/// Begins a command in a container.
+pub async fn begin(
     runtime: &dyn Runtime,
     id: &str,
     command: &[String],
-) -> Result<(i64, String), String> {
+) -> Result<Session, RuntimeError> {
     let options = ExecOptions {
         command: command.to_vec(),
         stdout: true,
         stderr: true,
         ..ExecOptions::default()
     };
-    let mut session = runtime.exec(id, &options).await.map_err(|error| error.to_string())?;
+    runtime.exec(id, &options).await
+}
+
+/// Waits for the end of a command. Returns its exit code and the beginning of
+/// its output.
+pub async fn ended(
+    runtime: &dyn Runtime,
+    mut session: Session,
+) -> Result<(i64, String), RuntimeError> {
     let mut output = Vec::new();
     while let Some(piece) = session.output.next().await {
-        let (Output::Stdout(bytes) | Output::Stderr(bytes)) =
-            piece.map_err(|error| error.to_string())?;
+        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = piece?;
         let room = OUTPUT_BYTES.saturating_sub(output.len());
         output.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
-    let code = runtime.exec_exit_code(&session.id).await.map_err(|error| error.to_string())?;
+    let code = runtime.exec_exit_code(&session.id).await?;
     // The output has ended, so the process has: an engine that has not noticed
     // yet reports no code.
     Ok((code.unwrap_or(-1), String::from_utf8_lossy(&output).into_owned()))

@@ -6,15 +6,30 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Target, grpc, http};
-use crate::pod::hooks::{port_number, run_command};
-use crate::runtime::Runtime;
+use crate::pod::hooks::{begin, ended, port_number};
+use crate::runtime::{Runtime, RuntimeError};
 
-/// What came of it: an error says what the event tells, and so does a success
-/// that is worth a warning.
+const NO_ADDRESS: &str = "the pod has no such port or no address";
+
+/// What came of it; the texts are what events tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Outcome(pub(super) Result<Option<String>, String>);
+pub(super) enum Outcome {
+    /// The answer was good, at most worth a warning.
+    Success(Option<String>),
+    /// The answer was bad, or there was none.
+    Failure(String),
+    /// It could not be asked, which says nothing of the container.
+    Unknown(String),
+}
+
+impl From<Result<Option<String>, String>> for Outcome {
+    fn from(answer: Result<Option<String>, String>) -> Self {
+        answer.map_or_else(Self::Failure, Self::Success)
+    }
+}
 
 /// One question, ready to be asked.
 pub(super) struct Check {
@@ -51,49 +66,64 @@ impl Check {
     }
 
     pub(super) async fn run(self, runtime: &dyn Runtime) -> Outcome {
-        Outcome(self.ask(runtime).await)
+        match &self.action {
+            Action::Exec(command) => self.exec(runtime, command).await,
+            Action::Http(request) => self.get(request).await.into(),
+            Action::Tcp(to) => self.connect(*to).await.into(),
+            Action::Grpc { to, service } => self.grpc(*to, service).await.into(),
+        }
     }
 
-    async fn ask(&self, runtime: &dyn Runtime) -> Result<Option<String>, String> {
+    /// Runs the command. A runtime that is away or hangs is not the
+    /// container's fault: as long as it has not begun, nothing is known.
+    async fn exec(&self, runtime: &dyn Runtime, command: &[String]) -> Outcome {
         let in_time = self.timeout;
-        match &self.action {
-            Action::Exec(command) => {
-                let run = tokio::time::timeout(in_time, run_command(runtime, &self.id, command));
-                match run.await {
-                    Ok(Ok((0, _))) => Ok(None),
-                    Ok(Ok((_, output))) => Err(output),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => {
-                        let command = command.join(" ");
-                        Err(format!("command timed out: {command:?} timed out after {in_time:?}"))
-                    }
-                }
+        let until = Instant::now() + in_time;
+        let session = match timeout_at(until, begin(runtime, &self.id, command)).await {
+            Ok(session) => session,
+            Err(_) => {
+                let told = format!("the container runtime does not answer within {in_time:?}");
+                return Outcome::Unknown(told);
             }
-            Action::Http(request) => {
-                let request = request.as_ref().map_err(Clone::clone)?;
-                let answer = http::get(request, in_time).await?;
-                match answer.status {
-                    // It leads to another host, where nobody looks.
-                    300..400 => Ok(Some(format!(
-                        "Probe terminated redirects, Response body: {}",
-                        answer.body
-                    ))),
-                    200..300 => Ok(None),
-                    status => Err(format!("HTTP probe failed with statuscode: {status}")),
-                }
-            }
-            Action::Tcp(to) => {
-                let to = to.ok_or("the pod has no such port or no address")?;
-                match tokio::time::timeout(in_time, TcpStream::connect(to)).await {
-                    Ok(Ok(_)) => Ok(None),
-                    Ok(Err(error)) => Err(http::dial_error(&to.to_string(), &error)),
-                    Err(_) => Err(format!("dial tcp {to}: i/o timeout")),
-                }
-            }
-            Action::Grpc { to, service } => {
-                let to = to.ok_or("the pod has no such port or no address")?;
-                grpc::health(to, service, in_time).await.map(|()| None)
+        };
+        let run = async { ended(runtime, session?).await };
+        match timeout_at(until, run).await {
+            Ok(Ok((0, _))) => Outcome::Success(None),
+            Ok(Ok((_, output))) => Outcome::Failure(output),
+            Ok(Err(error @ RuntimeError::Unavailable(_))) => Outcome::Unknown(error.to_string()),
+            Ok(Err(error)) => Outcome::Failure(error.to_string()),
+            Err(_) => {
+                let command = command.join(" ");
+                let told = format!("command timed out: {command:?} timed out after {in_time:?}");
+                Outcome::Failure(told)
             }
         }
+    }
+
+    async fn get(&self, request: &Result<http::Request, String>) -> Result<Option<String>, String> {
+        let request = request.as_ref().map_err(Clone::clone)?;
+        let answer = http::get(request, self.timeout).await?;
+        match answer.status {
+            // It leads to another host, where nobody looks.
+            300..400 => {
+                Ok(Some(format!("Probe terminated redirects, Response body: {}", answer.body)))
+            }
+            200..300 => Ok(None),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+        }
+    }
+
+    async fn connect(&self, to: Option<SocketAddr>) -> Result<Option<String>, String> {
+        let to = to.ok_or(NO_ADDRESS)?;
+        match timeout(self.timeout, TcpStream::connect(to)).await {
+            Ok(Ok(_)) => Ok(None),
+            Ok(Err(error)) => Err(http::dial_error(&to.to_string(), &error)),
+            Err(_) => Err(format!("dial tcp {to}: i/o timeout")),
+        }
+    }
+
+    async fn grpc(&self, to: Option<SocketAddr>, service: &str) -> Result<Option<String>, String> {
+        let to = to.ok_or(NO_ADDRESS)?;
+        grpc::health(to, service, self.timeout).await.map(|()| None)
     }
 }

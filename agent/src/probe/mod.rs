@@ -236,12 +236,19 @@ impl Task {
         let Some(machine) = entry.machines.get_mut(&kind) else { return };
         let before = entry.health.clone();
         let name = entry.target.container.name.clone();
-        let event = match &outcome.0 {
-            Err(message) => Some(("Unhealthy", format!("{} probe failed: {message}", kind.word()))),
-            Ok(Some(warning)) => {
-                Some(("ProbeWarning", format!("{} probe warning: {warning}", kind.word())))
+        let word = kind.word();
+        let event = match &outcome {
+            Outcome::Failure(message) => {
+                Some(("Unhealthy", format!("{word} probe failed: {message}")))
             }
-            Ok(None) => None,
+            Outcome::Unknown(message) => Some((
+                "Unhealthy",
+                format!("{word} probe errored and resulted in unknown state: {message}"),
+            )),
+            Outcome::Success(Some(warning)) => {
+                Some(("ProbeWarning", format!("{word} probe warning: {warning}")))
+            }
+            Outcome::Success(None) => None,
         };
         if let Some((reason, text)) = event {
             self.recorder.pod(&entry.target.pod, Some(&name), Severity::Warning, reason, text);
@@ -249,7 +256,13 @@ impl Task {
         let period = machine.period();
         let mut others = Vec::new();
         let mut more = true;
-        match (machine.step(outcome.0.is_ok()), kind) {
+        let change = match outcome {
+            Outcome::Success(_) => machine.step(true),
+            Outcome::Failure(_) => machine.step(false),
+            // The verdict stays what it is.
+            Outcome::Unknown(_) => None,
+        };
+        match (change, kind) {
             (None, _) => {}
             (Some(Change::Healthy), Kind::Readiness) => entry.health.ready = Some(true),
             (Some(Change::Unhealthy), Kind::Readiness) => entry.health.ready = Some(false),

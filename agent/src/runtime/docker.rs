@@ -434,6 +434,16 @@ fn from_docker(error: Error) -> RuntimeError {
             RuntimeError::Unavailable(format!("{path} does not exist"))
         }
         Error::RequestTimeoutError => RuntimeError::Unavailable("no answer in time".into()),
-        other => RuntimeError::Unavailable(other.to_string()),
+        other => RuntimeError::Unavailable(root_cause(&other)),
     }
+}
+
+/// What an error comes from in the end: the layers above only say that there is
+/// one.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }

@@ -49,6 +49,18 @@ pub enum RuntimeError {
     Unavailable(String),
 }
 
+impl RuntimeError {
+    /// What there is to say where it is clear already what kind of error it is.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::NotFound(text)
+            | Self::Conflict(text)
+            | Self::Refused(text)
+            | Self::Unavailable(text) => text,
+        }
+    }
+}
+
 /// Containers and images of one machine.
 ///
 /// Every call may be repeated; `stop`, `kill` and `remove` of a container that
