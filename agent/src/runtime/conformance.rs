@@ -73,7 +73,9 @@ async fn next(events: &mut BoxStream<'static, Result<Event>>) -> Event {
 async fn life(fixture: &Fixture) {
     let runtime = fixture.runtime.as_ref();
     let mut events = runtime.events(&fixture.labels).await.unwrap();
-    let id = runtime.create(&fixture.spec("a")).await.unwrap();
+    let limits = Limits { cpu_quota_us: Some(50_000), pids: Some(7), ..Limits::default() };
+    let spec = ContainerSpec { limits: limits.clone(), ..fixture.spec("a") };
+    let id = runtime.create(&spec).await.unwrap();
     let created = runtime.inspect(&id).await.unwrap();
     assert_eq!((&created.state, created.is_running()), (&State::Created, false));
     assert_eq!(created.label(labels::NODE), "conformance");
@@ -88,6 +90,12 @@ async fn life(fixture: &Fixture) {
     assert!(runtime.stats(&id).await.unwrap().processes > 0);
     let used = runtime.disk_use(&id).await.unwrap();
     assert!(used.layer_bytes + used.log_bytes < 1 << 20, "it wrote nothing: {used:?}");
+
+    assert_eq!(running.limits, limits);
+    runtime.lift_cpu_limit(&id).await.unwrap();
+    let left = Limits { cpu_quota_us: None, ..limits };
+    assert_eq!(runtime.inspect(&id).await.unwrap().limits, left);
+    runtime.lift_cpu_limit(&id).await.expect("what has no limit keeps none");
 
     runtime.stop(&id, Duration::from_secs(10)).await.unwrap();
     runtime.stop(&id, Duration::from_secs(10)).await.expect("stopping twice is fine");
@@ -129,6 +137,7 @@ async fn refusals(fixture: &Fixture) {
         "it does not run"
     );
     assert!(matches!(runtime.disk_use("none").await, Err(RuntimeError::NotFound(_))));
+    assert!(matches!(runtime.lift_cpu_limit("none").await, Err(RuntimeError::NotFound(_))));
     assert!(matches!(runtime.start("none").await, Err(RuntimeError::NotFound(_))));
     runtime.stop("none", Duration::ZERO).await.expect("what is not there is stopped");
     fixture.clean().await;
@@ -158,10 +167,29 @@ async fn images(fixture: &Fixture) {
     assert_eq!(runtime.image(IMAGE).await.unwrap(), None);
 }
 
+/// Who a container runs as, told or not.
+async fn users(fixture: &Fixture) {
+    let runtime = fixture.runtime.as_ref();
+    let told = User { uid: 7, gid: 8, groups: vec![8, 9] };
+    let root = User { uid: 0, gid: 0, groups: vec![0] };
+    for (name, user, groups, expected) in
+        [("e", Some("7:8"), vec![9], told), ("f", None, vec![], root)]
+    {
+        let spec = ContainerSpec { user: user.map(str::to_owned), groups, ..fixture.spec(name) };
+        let id = runtime.create(&spec).await.unwrap();
+        assert_eq!(runtime.file(&id, "/none").await.unwrap(), None);
+        runtime.start(&id).await.unwrap();
+        let found = runtime.inspect(&id).await.unwrap();
+        assert_eq!(runtime.user(&found).await, Some(expected), "{user:?}");
+    }
+    fixture.clean().await;
+}
+
 #[tokio::test]
 async fn the_twin_keeps_the_contract() {
     let fixture = Fixture::memory().await;
     life(&fixture).await;
+    users(&fixture).await;
     refusals(&fixture).await;
     images(&fixture).await;
 }
@@ -170,9 +198,21 @@ async fn the_twin_keeps_the_contract() {
 async fn docker_keeps_the_contract() {
     let Some(fixture) = Fixture::docker().await else { return };
     life(&fixture).await;
+    users(&fixture).await;
+    reads_files(&fixture).await;
     refusals(&fixture).await;
     images(&fixture).await;
     cannot_start(&fixture).await;
+    fixture.clean().await;
+}
+
+/// A file of a container that was never started.
+async fn reads_files(fixture: &Fixture) {
+    let runtime = fixture.runtime.as_ref();
+    let id = runtime.create(&fixture.spec("g")).await.unwrap();
+    let program = runtime.file(&id, sandbox_image::PAUSE_PATH).await.unwrap();
+    assert!(program.is_some_and(|bytes| bytes.starts_with(b"\x7fELF")));
+    assert_eq!(runtime.file(&id, "/").await.unwrap(), None, "a folder is no file");
     fixture.clean().await;
 }
 

@@ -167,6 +167,12 @@ impl Runtime for Docker {
         self.client().await?.update_container(id, body).await.map_err(from_docker)
     }
 
+    async fn lift_cpu_limit(&self, id: &str) -> Result<()> {
+        // Docker takes 0 for "as it is".
+        let body = ContainerUpdateBody { cpu_quota: Some(-1), ..Default::default() };
+        self.client().await?.update_container(id, body).await.map_err(from_docker)
+    }
+
     async fn image(&self, name: &str) -> Result<Option<Image>> {
         match self.client().await?.inspect_image(name).await {
             Ok(found) => Ok(Some(convert::image(found))),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::{
@@ -29,6 +29,7 @@ const EVENT_CAPACITY: usize = 1024;
 pub struct Memory {
     inner: Mutex<Inner>,
     events: broadcast::Sender<Event>,
+    lifted: Notify,
 }
 
 #[derive(Default)]
@@ -42,6 +43,7 @@ struct Inner {
     failing_starts: BTreeMap<String, String>,
     failing_updates: Option<String>,
     stop_time: Duration,
+    throttled: bool,
     memory_use: BTreeMap<String, u64>,
     disk_use: BTreeMap<String, DiskUse>,
     drivers: Vec<String>,
@@ -53,7 +55,11 @@ struct Inner {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { inner: Mutex::default(), events: broadcast::Sender::new(EVENT_CAPACITY) }
+        Self {
+            inner: Mutex::default(),
+            events: broadcast::Sender::new(EVENT_CAPACITY),
+            lifted: Notify::new(),
+        }
     }
 }
 
@@ -105,6 +111,12 @@ impl Memory {
         self.lock().stop_time = time;
     }
 
+    /// Keeps containers with a CPU limit from ending: the kernel gives their
+    /// processes no time for it.
+    pub fn throttle(&self) {
+        self.lock().throttled = true;
+    }
+
     /// Sets how much memory a container uses, in bytes.
     pub fn set_memory_use(&self, id: &str, bytes: u64) {
         self.lock().memory_use.insert(id.into(), bytes);
@@ -153,6 +165,22 @@ impl Memory {
         let event = Event { id: container.id.clone(), labels: container.labels.clone(), kind };
         // No receiver is fine: nobody watches.
         drop(self.events.send(event));
+    }
+
+    /// Waits while the container is throttled.
+    async fn unthrottled(&self, id: &str) {
+        loop {
+            let lifted = self.lifted.notified();
+            let throttled = {
+                let inner = self.lock();
+                let limited = |known: &Container| known.limits.cpu_quota_us.is_some();
+                inner.throttled && inner.find_running(id).is_ok_and(limited)
+            };
+            if !throttled {
+                return;
+            }
+            lifted.await;
+        }
     }
 
     fn end(&self, id: &str, exit_code: i32, oom_killed: bool) {
@@ -299,6 +327,7 @@ impl Runtime for Memory {
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
+        self.unthrottled(id).await;
         if let Ok(container) = found {
             self.end(&container.id, 143, false);
         }
@@ -335,6 +364,17 @@ impl Runtime for Memory {
         if let Some(container) = inner.containers.get_mut(&id) {
             container.limits = limits.clone();
         }
+        Ok(())
+    }
+
+    async fn lift_cpu_limit(&self, id: &str) -> Result<()> {
+        let mut inner = self.up("lift_cpu_limit", id)?;
+        let id = inner.find_running(id)?.id.clone();
+        if let Some(container) = inner.containers.get_mut(&id) {
+            container.limits.cpu_quota_us = None;
+        }
+        drop(inner);
+        self.lifted.notify_waiters();
         Ok(())
     }
 

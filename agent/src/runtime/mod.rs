@@ -97,6 +97,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Changes the limits of a running container.
     async fn update(&self, id: &str, limits: &Limits) -> Result<()>;
 
+    /// Lets a running container have all CPU time that others leave.
+    async fn lift_cpu_limit(&self, id: &str) -> Result<()>;
+
     /// A local image by name, digest or id; `None` when it is not here. Never
     /// asks a registry.
     async fn image(&self, name: &str) -> Result<Option<Image>>;

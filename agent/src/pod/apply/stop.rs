@@ -1,6 +1,7 @@
 //! The end: hooks, signals, last words, and what is removed.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,7 +13,7 @@ use super::super::hooks;
 use super::super::model::{Attempt, container_named, spec, uid};
 use super::{containers_of, termination_log};
 use crate::events::Severity;
-use crate::runtime::{Container, LogOptions, Output, RuntimeError};
+use crate::runtime::{Container, LogOptions, Output, Runtime, RuntimeError};
 use crate::volume;
 
 /// Limits of what is kept of a termination message.
@@ -23,6 +24,10 @@ const MESSAGE_LOG_LINES: i64 = 80;
 /// What is left of the grace period at least after a preStop hook; upstream's
 /// own figure.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
+
+/// How long a container may take to end once it is killed, before its CPU
+/// limit is lifted. Many end in less.
+const AFTER_KILL: Duration = Duration::from_millis(500);
 
 /// What a container that ended had to say.
 pub async fn termination_message(
@@ -112,12 +117,29 @@ pub async fn stop(
     }
     // Whatever the hook took, the signal is heard before the kill.
     let left = grace.saturating_sub(since.elapsed()).max(AFTER_HOOK.min(grace));
-    ctx.runtime.stop(id, left).await?;
+    end(ctx.runtime.as_ref(), id, left).await?;
     match ctx.runtime.inspect(id).await {
         Ok(container) => Ok(Some(container)),
         Err(RuntimeError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Stops a container, and has it end soon after it was killed.
+///
+/// A killed process still has to run to end, in the CPU time of its container.
+/// Of that the processes of a fork bomb leave nothing, least of all at the
+/// memory limit: the kill would take effect minutes later.
+async fn end(runtime: &dyn Runtime, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+    let mut stop = pin!(runtime.stop(id, grace));
+    if let Ok(ended) = tokio::time::timeout(grace + AFTER_KILL, &mut stop).await {
+        return ended;
+    }
+    if let Err(error) = runtime.lift_cpu_limit(id).await {
+        // It may have ended by now; if not, it will in its own time.
+        tracing::debug!(%error, container = id, "CPU limit not lifted");
+    }
+    stop.await
 }
 
 /// Runs a lifecycle hook of a container.
@@ -157,4 +179,56 @@ pub async fn clean_up(ctx: &Context, pod: &Pod) -> Result<(), String> {
         failures.extend(removed.err().map(|error| error.to_string()));
     }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::memory::Memory;
+    use crate::runtime::{ContainerSpec, Limits};
+
+    /// A running container of a runtime in which those with a CPU limit do not
+    /// come to their end.
+    async fn throttled(cpu_quota_us: Option<i64>) -> (Memory, String) {
+        let runtime = Memory::new();
+        runtime.add_image("img:1");
+        runtime.throttle();
+        let limits = Limits { cpu_quota_us, pids: Some(7), ..Limits::default() };
+        let spec = ContainerSpec { image: "img:1".into(), limits, ..ContainerSpec::default() };
+        let id = runtime.create(&spec).await.unwrap();
+        runtime.start(&id).await.unwrap();
+        (runtime, id)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_time_to_end_is_given_some_after_its_grace_period() {
+        let (runtime, id) = throttled(Some(50_000)).await;
+        let since = Instant::now();
+        let grace = Duration::from_secs(30);
+        end(&runtime, &id, grace).await.unwrap();
+        assert_eq!(since.elapsed(), grace + AFTER_KILL);
+        let ended = runtime.inspect(&id).await.unwrap();
+        assert!(!ended.is_running());
+        assert_eq!(ended.limits, Limits { pids: Some(7), ..Limits::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_in_its_grace_period_keeps_its_limits() {
+        let (runtime, id) = throttled(None).await;
+        runtime.slow_stops(Duration::from_secs(30));
+        end(&runtime, &id, Duration::from_secs(30)).await.unwrap();
+        assert!(!runtime.calls().contains(&format!("lift_cpu_limit {id}")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_helped_is_waited_for() {
+        let (runtime, id) = throttled(None).await;
+        runtime.slow_stops(Duration::from_secs(2));
+        // It ends of itself before its limit is lifted.
+        let (ended, ()) = tokio::join!(end(&runtime, &id, Duration::ZERO), async {
+            runtime.exit(&id, 137);
+        });
+        ended.unwrap();
+        assert!(runtime.calls().contains(&format!("lift_cpu_limit {id}")));
+    }
 }
