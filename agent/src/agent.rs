@@ -23,6 +23,7 @@ use crate::images::peers::ClusterPeers;
 use crate::metrics::Metrics;
 use crate::network::{self, PodNetwork};
 use crate::node::{Health, NodeAgent};
+use crate::pod::accounts::ImageAccounts;
 use crate::pod::context::Context;
 use crate::pod::manager::{Directory, Manager};
 use crate::pod::objects::Objects;
@@ -173,6 +174,7 @@ async fn run_on(
         runtime,
         network,
         images,
+        accounts: ImageAccounts::default(),
         pods: directory.clone(),
         objects,
         recorder,

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext};
 
+use super::accounts::Accounts;
 use super::admit::sysctl_name;
 use super::env::expand;
 use super::model::{spec, spec_hash, uid};
@@ -45,6 +47,8 @@ pub struct Inputs<'a> {
     pub target: Option<&'a str>,
     /// Its image.
     pub image: &'a Image,
+    /// The image's accounts, where they are needed; see [`needs_accounts`].
+    pub accounts: Arc<Accounts>,
     /// Its environment.
     pub env: Vec<(String, String)>,
     /// Mounts of volumes, already resolved to paths on the host.
@@ -180,7 +184,7 @@ pub fn container(
     if entrypoint.is_empty() && args.is_empty() && !inputs.image.has_command {
         return Err(ConfigError("no command specified".into()));
     }
-    let (user, groups) = identity(owner.pod, container, &context, inputs.image)?;
+    let (user, groups) = identity(owner.pod, container, &context, inputs.image, &inputs.accounts)?;
     let capabilities = context.capabilities.clone().unwrap_or_default();
     let mut all = labels_of(owner, &container.name, inputs.attempt, inputs.sandbox);
     all.insert(labels::CRASHES.into(), inputs.crashes.to_string());
@@ -246,6 +250,7 @@ fn identity(
     container: &Container,
     context: &SecurityContext,
     image: &Image,
+    accounts: &Accounts,
 ) -> Result<(Option<String>, Vec<i64>), ConfigError> {
     let of_pod = spec(pod).security_context.clone().unwrap_or_default();
     let user = context.run_as_user.or(of_pod.run_as_user);
@@ -279,40 +284,62 @@ fn identity(
             }
         }
     }
-    let strict = of_pod.supplemental_groups_policy.as_deref() == Some("Strict");
-    let group = match group {
-        None if strict => explicit_group(user, image).ok_or_else(|| {
-            ConfigError(format!(
-                "supplementalGroupsPolicy Strict needs runAsGroup here: the user's own group is known to the image only {of_this}"
-            ))
-        })?,
-        group => group,
+    let asked = Asked::of(pod, context, image);
+    let mut groups = of_pod.supplemental_groups.unwrap_or_default();
+    groups.extend(of_pod.fs_group);
+    let group = match (group, asked.strict) {
+        // By its own group the engine adds no others.
+        (None, true) if !asked.with_group => accounts.own_group(&asked.user),
+        (group, true) => group,
+        (group, false) => {
+            if asked.with_group {
+                groups.extend(accounts.further_groups(&asked.user));
+            }
+            group
+        }
     };
+    groups.sort_unstable();
+    groups.dedup();
     let user = match (user, group) {
         (Some(user), Some(group)) => Some(format!("{user}:{group}")),
         (Some(user), None) => Some(user.to_string()),
-        (None, Some(group)) => {
-            let own = image.user.split(':').next().filter(|user| !user.is_empty()).unwrap_or("0");
-            Some(format!("{own}:{group}"))
-        }
+        (None, Some(group)) => Some(format!("{}:{group}", asked.user)),
         (None, None) => None,
     };
-    let mut groups = of_pod.supplemental_groups.unwrap_or_default();
-    groups.extend(of_pod.fs_group);
     Ok((user, groups))
 }
 
-/// The group to name for a container that must not get groups from its image's
-/// `/etc/group`: the engine looks there for a user who comes without a group,
-/// and for no other. `None` when it cannot be told, `Some(None)` when the image
-/// names one itself.
-fn explicit_group(user: Option<i64>, image: &Image) -> Option<Option<i64>> {
-    let (own_user, own_group) = image.user.split_once(':').unwrap_or((&image.user, ""));
-    match user {
-        Some(0) => Some(Some(0)),
-        Some(_) => None,
-        None if !own_group.is_empty() => Some(None),
-        None => matches!(own_user, "" | "0" | "root").then_some(Some(0)),
+/// Whether the image's accounts decide on the container's groups in a way that
+/// the engine does not know of.
+pub fn needs_accounts(pod: &Pod, container: &Container, image: &Image) -> bool {
+    let context = container.security_context.clone().unwrap_or_default();
+    let asked = Asked::of(pod, &context, image);
+    asked.strict != asked.with_group
+}
+
+/// Who is asked for, by the pod or else by the image.
+struct Asked {
+    /// Name or id.
+    user: String,
+    /// Whether it comes with a group.
+    with_group: bool,
+    /// Whether the image adds no groups.
+    strict: bool,
+}
+
+impl Asked {
+    fn of(pod: &Pod, context: &SecurityContext, image: &Image) -> Self {
+        let of_pod = spec(pod).security_context.as_ref();
+        let user = context.run_as_user.or(of_pod.and_then(|of_pod| of_pod.run_as_user));
+        let group = context.run_as_group.or(of_pod.and_then(|of_pod| of_pod.run_as_group));
+        let (own_user, own_group) = image.user.split_once(':').unwrap_or((&image.user, ""));
+        let own_user = if own_user.is_empty() { "0" } else { own_user };
+        let policy = of_pod.and_then(|of_pod| of_pod.supplemental_groups_policy.as_deref());
+        Self {
+            user: user.map_or_else(|| own_user.to_owned(), |user| user.to_string()),
+            with_group: group.is_some() || (user.is_none() && !own_group.is_empty()),
+            strict: policy == Some("Strict"),
+        }
     }
 }
 

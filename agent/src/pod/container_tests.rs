@@ -28,23 +28,28 @@ fn build_with(
 ) -> Result<ContainerSpec, ConfigError> {
     let pod = pod(spec_json);
     let owner = Owner { instance: "i", node: "n", pod: &pod };
-    let inputs = Inputs {
+    let inputs = Inputs { devices, ..inputs(&pod, image) };
+    container(&owner, &spec(&pod).containers[0], inputs)
+}
+
+fn inputs<'a>(pod: &Pod, image: &'a Image) -> Inputs<'a> {
+    Inputs {
         attempt: 2,
         crashes: 1,
         sandbox_id: "sb",
         sandbox: 0,
         target: Some("t"),
         image,
-        env: own_env(&pod),
+        accounts: Arc::default(),
+        env: own_env(pod),
         volumes: Vec::new(),
         pod_dir: Path::new("/pods/u"),
         termination_log: Path::new("/pods/u/t"),
         seccomp: Some("{}".into()),
         node_memory_bytes: 1 << 30,
         pids: Some(100),
-        devices,
-    };
-    container(&owner, &spec(&pod).containers[0], inputs)
+        devices: Granted::default(),
+    }
 }
 
 fn image(user: &str) -> Image {
@@ -52,25 +57,46 @@ fn image(user: &str) -> Image {
 }
 
 #[test]
-fn a_strict_policy_keeps_the_images_groups_out() {
-    let strict = |context: serde_json::Value, user: &str| {
-        let mut all = json!({"supplementalGroupsPolicy": "Strict", "supplementalGroups": [7]});
-        all.as_object_mut().unwrap().extend(context.as_object().unwrap().clone());
-        let spec = json!({"containers": [{"name": "c"}], "securityContext": all});
-        build(spec, &image(user)).map(|made| (made.user, made.groups)).ok()
+fn groups_of_the_image_come_by_policy() {
+    let accounts = Accounts::parse("root:x:0:0::/:\napp:x:1000:1001::/:\n", "extra:x:50000:app\n");
+    let accounts = Arc::new(accounts);
+    let made = |policy: &str, mut context: serde_json::Value, user: &str| {
+        context["supplementalGroupsPolicy"] = json!(policy);
+        context["supplementalGroups"] = json!([7]);
+        let pod = pod(json!({"containers": [{"name": "c"}], "securityContext": context}));
+        let wanted = &spec(&pod).containers[0];
+        let image = image(user);
+        let known = needs_accounts(&pod, wanted, &image).then(|| accounts.clone());
+        let inputs = Inputs { accounts: known.unwrap_or_default(), ..inputs(&pod, &image) };
+        let owner = Owner { instance: "i", node: "n", pod: &pod };
+        container(&owner, wanted, inputs).map(|made| (made.user, made.groups)).unwrap()
     };
-    let user = |user: &str| Some((Some(user.to_owned()), vec![7]));
+    let user = |user: &str| (Some(user.to_owned()), vec![7]);
+    let merged = |user: &str| (Some(user.to_owned()), vec![7, 50000]);
     let cases = [
-        (json!({"runAsUser": 1000, "runAsGroup": 3000}), "", user("1000:3000")),
-        (json!({"runAsUser": 1000}), "", None),
-        (json!({"runAsUser": 0}), "app", user("0:0")),
-        (json!({}), "", user("0:0")),
-        (json!({}), "app", None),
-        (json!({"runAsGroup": 5}), "app", user("app:5")),
-        (json!({}), "app:app", Some((None, vec![7]))),
+        // Docker itself merges where no group is named.
+        (json!({}), "", (None, vec![7]), user("0:0")),
+        (json!({}), "app", (None, vec![7]), user("app:1001")),
+        (json!({"runAsUser": 1000}), "", user("1000"), user("1000:1001")),
+        (json!({"runAsUser": 4711}), "app", user("4711"), user("4711:0")),
+        (json!({"runAsUser": 0}), "app", user("0"), user("0:0")),
+        (
+            json!({"runAsUser": 1000, "runAsGroup": 3000}),
+            "",
+            merged("1000:3000"),
+            user("1000:3000"),
+        ),
+        (json!({"runAsGroup": 5}), "app", merged("app:5"), user("app:5")),
+        (json!({}), "app:app", (None, vec![7, 50000]), (None, vec![7])),
+        (json!({"runAsUser": 1000}), "other:other", user("1000"), user("1000:1001")),
     ];
-    for (context, image, expected) in cases {
-        assert_eq!(strict(context.clone(), image), expected, "{context} of {image:?}");
+    for (context, image, merge, strict) in cases {
+        assert_eq!(made("Merge", context.clone(), image), merge, "{context} of {image:?}");
+        assert_eq!(
+            made("Strict", context.clone(), image),
+            strict,
+            "strict: {context} of {image:?}"
+        );
     }
 }
 

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::sync::{Semaphore, watch};
 use tracing::debug;
 
+use super::accounts::ImageAccounts;
 use super::admit::fit::{NodeFacts, Place, misfit, rests_on_node};
 use super::admit::{Host, Refusal, refusal, was_taken, without_devices};
 use super::container::Owner;
@@ -77,6 +78,8 @@ pub struct Context {
     pub network: Arc<dyn Network>,
     /// Images and pulls.
     pub images: Images,
+    /// The users and groups of images.
+    pub accounts: ImageAccounts,
     /// All pods of this node.
     pub pods: Arc<Directory>,
     /// Config maps, secrets, services.

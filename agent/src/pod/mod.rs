@@ -28,6 +28,7 @@ pub mod api;
 pub mod apply;
 pub mod context;
 
+pub mod accounts;
 pub mod container;
 pub mod env;
 mod env_file;

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::admit::Refusal;
 use super::resize::{Pending, restart_key};
-use crate::runtime::{Container, State, labels};
+use crate::runtime::{Container, State, User, labels};
 
 /// The reason in the status of a pod that was evicted.
 pub const EVICTED: &str = "Evicted";
@@ -114,6 +114,8 @@ pub struct Attempt {
     pub sandbox: u32,
     /// What it left in its termination message file.
     pub message: String,
+    /// Whom its first process runs as, once that is known.
+    pub user: Option<User>,
 }
 
 /// What a job does to a container.
@@ -210,6 +212,7 @@ impl Attempt {
             crashes: number(labels::CRASHES),
             sandbox: number(labels::SANDBOX_ATTEMPT),
             message: String::new(),
+            user: None,
             container,
         }
     }
@@ -286,7 +289,8 @@ impl Observed {
                     return;
                 }
                 let message = std::mem::take(&mut known.message);
-                *known = Attempt { message, ..attempt };
+                let user = known.user.take();
+                *known = Attempt { message, user, ..attempt };
             }
             None => {
                 attempts.push(attempt);

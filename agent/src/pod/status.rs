@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
-    ResourceRequirements, VolumeMount, VolumeMountStatus,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod,
+    PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -22,7 +22,7 @@ use super::plan::{Outcome, is_pull, outcome};
 use super::resize::other_limits;
 use super::resources::qos_class;
 use super::restart::{ended_for_good, restarts};
-use crate::runtime::{State, labels};
+use crate::runtime::{State, User, labels};
 use crate::volume::is_deeply_read_only;
 
 /// The node has no room for a resize.
@@ -343,6 +343,7 @@ impl View<'_> {
                 .and(container.resources.as_ref())
                 .and_then(|resources| resources.requests.clone()),
             volume_mounts: mount_statuses(container),
+            user: latest.and_then(|attempt| attempt.user.as_ref()).map(container_user),
             ..Default::default()
         }
     }
@@ -456,6 +457,33 @@ impl Verdict {
     fn because(holds: bool, reason: &'static str, message: String) -> Self {
         Self { holds, reason: Some(reason), message }
     }
+}
+
+fn container_user(user: &User) -> ContainerUser {
+    let linux = LinuxContainerUser {
+        uid: user.uid,
+        gid: user.gid,
+        supplemental_groups: (!user.groups.is_empty()).then(|| user.groups.clone()),
+    };
+    ContainerUser { linux: Some(linux) }
+}
+
+/// Whom the container with this id runs as, if the status tells.
+pub fn user_in(status: &PodStatus, id: &str) -> Option<User> {
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    let wanted = format!("docker://{id}");
+    let mut all = lists.into_iter().flatten().flatten();
+    let known = all.find(|known| known.container_id.as_ref() == Some(&wanted))?;
+    let linux = known.user.as_ref()?.linux.as_ref()?;
+    Some(User {
+        uid: linux.uid,
+        gid: linux.gid,
+        groups: linux.supplemental_groups.clone().unwrap_or_default(),
+    })
 }
 
 /// The mounts of a container; those that are to be read-only all the way down

@@ -49,6 +49,7 @@ pub(crate) fn container(name: &str, attempt: u32, state: State) -> Container {
         created: at(0),
         state,
         limits: resources::limits(None),
+        user: None,
     }
 }
 

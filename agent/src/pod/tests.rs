@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::accounts::ImageAccounts;
 use super::admit::fit::NodeFacts;
 use super::context::{Context, Network};
 use super::fake_api::FakeApi;
@@ -171,6 +172,7 @@ impl<R: Runtime> TestNode<R> {
             runtime: runtime.clone(),
             network: self.cables.clone(),
             images,
+            accounts: ImageAccounts::default(),
             pods: directory.clone(),
             objects,
             recorder,

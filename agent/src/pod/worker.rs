@@ -31,9 +31,9 @@ use super::model::{Attempt, Disruption, Health, Observed, Work, back_off, uid};
 use super::plan::{Plan, outcome, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
-use super::status::disruption_of;
+use super::status::{disruption_of, user_in};
 use crate::events::Severity;
-use crate::runtime::{Container, RuntimeError, labels};
+use crate::runtime::{Container, RuntimeError, State, labels};
 use crate::volume::Volumes;
 
 pub(super) use done::Done;
@@ -143,7 +143,7 @@ impl Worker {
     /// Works until the pod is gone from the API and from this node, or until
     /// cancelled; then everything of the pod goes on running.
     pub async fn run(mut self, cancel: CancellationToken) {
-        self.read_messages().await;
+        self.fill_in().await;
         loop {
             let now = Timestamp::now();
             if self.pod.metadata.deletion_timestamp.is_some() {
@@ -366,7 +366,7 @@ impl Worker {
         }
         fresh.busy = busy;
         self.observed = fresh;
-        self.read_messages().await;
+        self.fill_in().await;
     }
 
     fn is_known_to_run(&self, id: &str) -> bool {
@@ -386,6 +386,29 @@ impl Worker {
         }
         let stops = |(name, _): (&str, &Attempt)| matches!(busy.get(name), Some(Work::Stopping(_)));
         self.observed.find(id).is_some_and(stops)
+    }
+
+    /// Reads what the runtime's answer leaves out.
+    async fn fill_in(&mut self) {
+        self.read_messages().await;
+        self.learn_users().await;
+    }
+
+    /// Learns whom containers run as. What has been told once stands: a process
+    /// may become another user later.
+    async fn learn_users(&mut self) {
+        let reported = self.reported.as_ref().map(|own| &own.status);
+        let told = [reported, self.pod.status.as_ref()];
+        for attempt in self.observed.containers.values_mut().flatten() {
+            if attempt.user.is_some() || attempt.container.state == State::Created {
+                continue;
+            }
+            let known = told.into_iter().flatten().find_map(|told| user_in(told, attempt.id()));
+            attempt.user = match known {
+                Some(user) => Some(user),
+                None => self.ctx.runtime.user(&attempt.container).await,
+            };
+        }
     }
 
     /// Reads the termination messages that are not known yet.
@@ -412,7 +435,7 @@ impl Worker {
     async fn observe(&mut self, container: Container) {
         let id = container.id.clone();
         self.observed.insert(container);
-        self.read_messages().await;
+        self.fill_in().await;
         let ended = self
             .observed
             .containers

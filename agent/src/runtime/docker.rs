@@ -24,12 +24,13 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
+use super::archive::{self, Entry};
 use super::docker_convert as convert;
 use super::processes;
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, ExecOptions, Image,
-    Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, Stats, Tar,
-    Terminal, TerminalSize, Version,
+    Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, State, Stats,
+    Tar, Terminal, TerminalSize, User, Version,
 };
 
 /// How long one call may take, except those that wait for a container.
@@ -369,6 +370,37 @@ impl Runtime for Docker {
         Ok(convert::stats(&read, Timestamp::now()))
     }
 
+    async fn file(&self, id: &str, path: &str) -> Result<Option<Vec<u8>>> {
+        let client = self.client().await?;
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            let options = query::DownloadFromContainerOptionsBuilder::new().path(&path).build();
+            let mut pieces = Box::pin(client.download_from_container(id, Some(options)));
+            let mut tar = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                match piece.map_err(from_docker) {
+                    Ok(piece) => tar.extend_from_slice(&piece),
+                    Err(RuntimeError::NotFound(_)) => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+                if tar.len() > FILE_BYTES {
+                    return Err(RuntimeError::Refused(format!("{path} in the image is too large")));
+                }
+            }
+            match archive::only_entry(&tar, &path) {
+                Entry::File(bytes) => return Ok(Some(bytes)),
+                Entry::Link(target) => path = target,
+                Entry::Other => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn user(&self, container: &Container) -> Option<User> {
+        let State::Running { pid, .. } = container.state else { return container.user.clone() };
+        container.user.clone().or_else(|| processes::user(pid, &container.id))
+    }
+
     async fn disk_use(&self, id: &str) -> Result<DiskUse> {
         let options = query::InspectContainerOptionsBuilder::new().size(true).build();
         let found = self.client().await?.inspect_container(id, Some(options)).await;
@@ -401,6 +433,11 @@ fn label_filter(labels: &BTreeMap<String, String>) -> HashMap<String, Vec<String
     let wanted = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     HashMap::from([("label".to_owned(), wanted)])
 }
+
+/// How much of a file is read: the images that they come from are others' work.
+const FILE_BYTES: usize = 1 << 20;
+/// How many links lead to a file at most.
+const LINKS: usize = 8;
 
 /// A container that is not there is stopped, killed and removed already.
 fn gone_is_fine(result: std::result::Result<(), Error>) -> Result<()> {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::{
     Container, ContainerSpec, DeviceRequest, Event, EventKind, Image, Limits, Mount, Progress,
-    Propagation, State, Stats,
+    Propagation, State, Stats, User,
 };
 
 /// The period that CPU quotas refer to.
@@ -130,6 +130,7 @@ pub(super) fn container(found: ContainerInspectResponse) -> Container {
     let created =
         found.created.and_then(|at| Timestamp::from_nanosecond(at.unix_timestamp_nanos()).ok());
     let created = created.unwrap_or_default();
+    let host = found.host_config.unwrap_or_default();
     Container {
         id: found.id.unwrap_or_default(),
         name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
@@ -138,8 +139,15 @@ pub(super) fn container(found: ContainerInspectResponse) -> Container {
         image_id: found.image.unwrap_or_default(),
         created,
         state: state(found.state.unwrap_or_default(), created),
-        limits: limits(&found.host_config.unwrap_or_default()),
+        limits: limits(&host),
+        user: user(config.user.as_deref().unwrap_or_default(), &host),
     }
+}
+
+/// The user, where nothing is left to the image.
+fn user(user: &str, config: &HostConfig) -> Option<User> {
+    let groups = config.group_add.iter().flatten().map(|group| group.parse().ok());
+    User::told(user, &groups.collect::<Option<Vec<i64>>>()?)
 }
 
 /// Docker writes 0 or -1 for "none".

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, EventKind, ExecOptions,
     Image, Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, State,
-    Stats, Tar, Terminal, TerminalSize, Version,
+    Stats, Tar, Terminal, TerminalSize, User, Version,
 };
 
 /// Events kept for a reader that lags; it then relists.
@@ -44,6 +44,7 @@ struct Inner {
     failing_updates: Option<String>,
     stop_time: Duration,
     throttled: bool,
+    files: BTreeMap<(String, String), Vec<u8>>,
     memory_use: BTreeMap<String, u64>,
     disk_use: BTreeMap<String, DiskUse>,
     drivers: Vec<String>,
@@ -104,6 +105,11 @@ impl Memory {
     /// Makes changes of limits fail, or succeed again.
     pub fn fail_updates(&self, message: Option<&str>) {
         self.lock().failing_updates = message.map(str::to_owned);
+    }
+
+    /// What the containers of an image have at `path`.
+    pub fn set_file(&self, image: &str, path: &str, content: &str) {
+        self.lock().files.insert((image.to_owned(), path.to_owned()), content.into());
     }
 
     /// How long containers take from now on to heed a stop.
@@ -281,6 +287,7 @@ impl Runtime for Memory {
             created: Timestamp::now(),
             state: State::Created,
             limits: spec.limits.clone(),
+            user: User::told(spec.user.as_deref().unwrap_or_default(), &spec.groups),
         };
         inner.containers.insert(id.clone(), container);
         inner.specs.insert(id.clone(), spec.clone());
@@ -536,6 +543,20 @@ impl Runtime for Memory {
         let container = inner.find_running(id)?;
         let memory_bytes = inner.memory_use.get(&container.id).copied().unwrap_or(0);
         Ok(Stats { at: Timestamp::now(), cpu_nanos: 0, memory_bytes, processes: 1 })
+    }
+
+    async fn file(&self, id: &str, path: &str) -> Result<Option<Vec<u8>>> {
+        let inner = self.up("file", id)?;
+        let image = inner.find(id)?.image_id.clone();
+        let tags = inner.images.values().filter(|known| known.id == image);
+        let mut tags = tags.flat_map(|known| known.tags.clone());
+        Ok(tags.find_map(|tag| inner.files.get(&(tag, path.to_owned())).cloned()))
+    }
+
+    /// Who is not told runs as root.
+    async fn user(&self, container: &Container) -> Option<User> {
+        let root = || User::told("0:0", &[]).filter(|_| container.is_running());
+        container.user.clone().or_else(root)
     }
 
     async fn disk_use(&self, id: &str) -> Result<DiskUse> {

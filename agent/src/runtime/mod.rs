@@ -8,6 +8,7 @@
 //! and the in-memory [`memory::Memory`], which also serves as the hollow
 //! runtime of scale tests.
 
+mod archive;
 pub mod daemon;
 pub mod docker;
 mod docker_convert;
@@ -169,6 +170,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// What a container takes of the disk. Its files are counted for this, so
     /// it is not to be asked often.
     async fn disk_use(&self, id: &str) -> Result<DiskUse>;
+
+    /// What a container has at `path`, started or not; `None` where no file is.
+    async fn file(&self, id: &str, path: &str) -> Result<Option<Vec<u8>>>;
+
+    /// Whom a container runs as; `None` when its process has gone.
+    async fn user(&self, container: &Container) -> Option<User>;
 }
 
 /// How far a pull has come, in bytes.
@@ -219,6 +226,32 @@ pub struct Container {
     pub state: State,
     /// The limits that are enforced on it.
     pub limits: Limits,
+    /// Whom its first process starts as, where its spec says that in numbers.
+    pub user: Option<User>,
+}
+
+/// Whom a process runs as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct User {
+    /// The user's id.
+    pub uid: i64,
+    /// The id of its own group.
+    pub gid: i64,
+    /// All groups that it is in.
+    pub groups: Vec<i64>,
+}
+
+impl User {
+    /// The user of `UID:GID` with further groups; `None` where a number is
+    /// missing, since then the image decides.
+    pub fn told(user: &str, groups: &[i64]) -> Option<Self> {
+        let (uid, gid) = user.split_once(':')?;
+        let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
+        let mut groups: Vec<i64> = groups.iter().copied().chain([gid]).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Some(Self { uid, gid, groups })
+    }
 }
 
 /// The state of a container.

@@ -234,6 +234,7 @@ mod tests {
             created: jiff::Timestamp::from_second(created).unwrap(),
             state: State::Created,
             limits: crate::runtime::Limits::default(),
+            user: None,
         }
     }
 

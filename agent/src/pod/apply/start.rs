@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
@@ -83,6 +84,12 @@ async fn container_spec(
         .map_err(config_error)?;
     let termination_log = termination_log(ctx, pod, &start.name, start.attempt);
     make_empty(&termination_log).await.map_err(|error| config_error(error.to_string()))?;
+    let accounts = if container::needs_accounts(pod, wanted, image) {
+        let read = ctx.accounts.of(image, ctx.runtime.as_ref(), &ctx.config).await;
+        read.map_err(|error| config_error(format!("cannot read the image's accounts: {error}")))?
+    } else {
+        Arc::default()
+    };
     let inputs = Inputs {
         attempt: start.attempt,
         crashes: start.crashes,
@@ -90,6 +97,7 @@ async fn container_spec(
         sandbox: start.sandbox.number,
         target: target.as_deref(),
         image,
+        accounts,
         env,
         volumes,
         pod_dir: &pod_dir,

@@ -76,3 +76,37 @@ async fn a_pod_on_the_nodes_network_knows_its_address() {
     assert!(env.contains(&format!("IP={address}")), "{env:?}");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_container_says_whom_it_runs_as() {
+    let mut node = hollow().await;
+    node.runtime.set_file("img:1", "/etc/passwd", "app:x:1000:1001::/:\n");
+    node.runtime.set_file("img:1", "/etc/group", "extra:x:50000:app\n");
+    let user = |pod: &Value| pod["status"]["containerStatuses"][0]["user"]["linux"].clone();
+    let mut spec = one();
+    spec["securityContext"] = json!({"runAsUser": 1000, "supplementalGroupsPolicy": "Strict",
+        "supplementalGroups": [60000]});
+    node.apply("p", spec.clone());
+    let pod = node.until("Ready", ready).await;
+    assert_eq!(user(&pod), json!({"uid": 1000, "gid": 1001, "supplementalGroups": [1001, 60000]}));
+
+    spec["securityContext"]["supplementalGroupsPolicy"] = json!("Merge");
+    spec["securityContext"]["runAsGroup"] = json!(3000);
+    spec["containers"][0]["name"] = json!("b");
+    node.apply("other", spec);
+    let other = node.until_at("/api/v1/namespaces/ns/pods/other", "Ready", ready).await;
+    let merged = json!({"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 50000, 60000]});
+    assert_eq!(user(&other), merged);
+
+    // What was told stays, whoever the process has become since.
+    let known = json!({"uid": 5, "gid": 5, "supplementalGroups": [5]});
+    node.stop().await;
+    let mut told = node.api.get(POD).unwrap();
+    told["status"]["containerStatuses"][0]["user"]["linux"] = known.clone();
+    told["metadata"]["generation"] = json!(2);
+    node.api.put(POD, told);
+    node.start();
+    let again = |pod: &Value| pod["status"]["observedGeneration"] == 2 && ready(pod);
+    assert_eq!(user(&node.until("told again", again).await), known);
+    node.stop().await;
+}
