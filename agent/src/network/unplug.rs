@@ -52,10 +52,8 @@ impl Unplugging {
 
 async fn delete_together(node: &Handle, links: &[Link]) -> Result<(), NetworkError> {
     for link in links {
-        let marked = LinkMessageBuilder::<LinkUnspec>::new()
-            .index(link.index)
-            .link_group(GROUP)
-            .build();
+        let marked =
+            LinkMessageBuilder::<LinkUnspec>::new().index(link.index).link_group(GROUP).build();
         match node.link().set(marked).execute().await {
             // Its sandbox ended, and took it along.
             Err(error) if is_gone(&error) => {}
