@@ -5,6 +5,7 @@
 //! the API is away or the queue is full they are dropped, and the log has them.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,7 +23,8 @@ use tracing::{debug, info};
 const QUEUE: usize = 1024;
 /// How long a repeated event counts up the one before it.
 const SERIES: Duration = Duration::from_secs(600);
-/// Different events remembered for counting.
+/// Different events, and different objects, remembered for counting. What is
+/// forgotten is counted anew.
 const REMEMBERED: usize = 4096;
 /// Events about one object in a burst, and the time after which it may have
 /// one more.
@@ -52,13 +54,41 @@ struct News {
     message: String,
 }
 
+/// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-struct About {
+pub struct About {
     kind: String,
     namespace: String,
     name: String,
-    uid: String,
+    /// The object's UID.
+    pub uid: String,
     field_path: Option<String>,
+}
+
+impl About {
+    /// A pod, or one of its containers.
+    pub fn pod(pod: &Pod, container: Option<&str>) -> Self {
+        let field_path = container.map(|name| {
+            let spec = pod.spec.as_ref();
+            let inits = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+            let added = spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+            let list = if inits.into_iter().any(|init| init.name == name) {
+                "initContainers"
+            } else if added.into_iter().any(|one| one.name == name) {
+                "ephemeralContainers"
+            } else {
+                "containers"
+            };
+            format!("spec.{list}{{{name}}}")
+        });
+        Self {
+            kind: "Pod".into(),
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            field_path,
+        }
+    }
 }
 
 impl Recorder {
@@ -70,7 +100,13 @@ impl Recorder {
         cancel: CancellationToken,
     ) -> (Self, impl Future<Output = ()>) {
         let (queue_tx, queue_rx) = mpsc::channel(QUEUE);
-        let writer = Writer { client, node, known: HashMap::new(), budgets: HashMap::new() };
+        let writer = Writer {
+            client,
+            node,
+            known: HashMap::new(),
+            budgets: HashMap::new(),
+            hasher: RandomState::new(),
+        };
         (Self { queue_tx }, writer.run(queue_rx, cancel))
     }
 
@@ -88,27 +124,7 @@ impl Recorder {
         reason: &str,
         message: impl Into<String>,
     ) {
-        let field_path = container.map(|name| {
-            let spec = pod.spec.as_ref();
-            let inits = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-            let added = spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-            let list = if inits.into_iter().any(|init| init.name == name) {
-                "initContainers"
-            } else if added.into_iter().any(|one| one.name == name) {
-                "ephemeralContainers"
-            } else {
-                "containers"
-            };
-            format!("spec.{list}{{{name}}}")
-        });
-        let about = About {
-            kind: "Pod".into(),
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            name: pod.metadata.name.clone().unwrap_or_default(),
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
-            field_path,
-        };
-        self.send(about, severity, reason, message.into());
+        self.about(About::pod(pod, container), severity, reason, message);
     }
 
     /// Something happened to the node.
@@ -116,10 +132,18 @@ impl Recorder {
         let name = node.metadata.name.clone().unwrap_or_default();
         // Node events carry the name as UID, as kubectl looks them up by it.
         let about = About { kind: "Node".into(), uid: name.clone(), name, ..About::default() };
-        self.send(about, severity, reason, message.into());
+        self.about(about, severity, reason, message);
     }
 
-    fn send(&self, about: About, severity: Severity, reason: &str, message: String) {
+    /// Something happened to what is named.
+    pub fn about(
+        &self,
+        about: About,
+        severity: Severity,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        let message = message.into();
         info!(kind = %about.kind, namespace = %about.namespace, name = %about.name, reason, message, "event");
         let warning = severity == Severity::Warning;
         let news = News { about, warning, reason: reason.to_owned(), message };
@@ -132,8 +156,12 @@ impl Recorder {
 struct Writer {
     client: kube::Client,
     node: String,
-    known: HashMap<News, Known>,
-    budgets: HashMap<String, Budget>,
+    /// By the hash of the news: the words themselves would be most of what the
+    /// agent remembers.
+    known: HashMap<u64, Known>,
+    /// By the hash of the object.
+    budgets: HashMap<u64, Budget>,
+    hasher: RandomState,
 }
 
 struct Known {
@@ -171,13 +199,9 @@ impl Writer {
     /// A token bucket for each object, so that one does not drown the others.
     fn may_write(&mut self, about: &About) -> bool {
         let now = Instant::now();
-        if self.budgets.len() > REMEMBERED {
-            self.budgets.retain(|_, budget| now.duration_since(budget.last) < REFILL);
-        }
-        let budget = self
-            .budgets
-            .entry(format!("{}/{}", about.kind, about.uid))
-            .or_insert(Budget { tokens: BURST, last: now });
+        forget(&mut self.budgets, |budget| now.duration_since(budget.last) < REFILL);
+        let object = self.hasher.hash_one((&about.kind, &about.uid));
+        let budget = self.budgets.entry(object).or_insert(Budget { tokens: BURST, last: now });
         let refills = now.duration_since(budget.last).as_secs() / REFILL.as_secs();
         if refills > 0 {
             budget.tokens =
@@ -194,10 +218,9 @@ impl Writer {
             if news.about.namespace.is_empty() { "default" } else { &news.about.namespace };
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let now = Time(Timestamp::now());
-        if self.known.len() > REMEMBERED {
-            self.known.retain(|_, known| known.last.elapsed() < SERIES);
-        }
-        if let Some(known) = self.known.get_mut(&news)
+        forget(&mut self.known, |known| known.last.elapsed() < SERIES);
+        let series = self.hasher.hash_one(&news);
+        if let Some(known) = self.known.get_mut(&series)
             && known.last.elapsed() < SERIES
         {
             known.count += 1;
@@ -241,7 +264,17 @@ impl Writer {
             ..Event::default()
         };
         api.create(&PostParams::default(), &event).await?;
-        self.known.insert(news, Known { name, count: 1, last: Instant::now() });
+        self.known.insert(series, Known { name, count: 1, last: Instant::now() });
         Ok(())
+    }
+}
+
+/// Makes room for one more: what is of no use any more goes, or else everything.
+fn forget<V>(remembered: &mut HashMap<u64, V>, is_of_use: impl Fn(&V) -> bool) {
+    if remembered.len() >= REMEMBERED {
+        remembered.retain(|_, one| is_of_use(one));
+    }
+    if remembered.len() >= REMEMBERED {
+        remembered.clear();
     }
 }

@@ -171,7 +171,7 @@ fn read<T: DeserializeOwned>(mut value: Value) -> Result<T> {
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    T::deserialize(&value).map_err(Error::SerdeError)
+    T::deserialize(value).map_err(Error::SerdeError)
 }
 
 fn body(object: &impl Serialize) -> Result<Vec<u8>> {

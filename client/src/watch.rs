@@ -62,7 +62,7 @@ fn typed<K: DeserializeOwned>(event: Event<DynamicObject>) -> Option<Event<K>> {
 
 fn read<K: DeserializeOwned>(object: DynamicObject) -> Option<K> {
     let name = object.metadata.name.clone();
-    let read = value_of(object).and_then(|value| K::deserialize(&value));
+    let read = value_of(object).and_then(K::deserialize);
     read.inspect_err(|error| error!(?name, %error, "an object is not of its type")).ok()
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use serde_json::json;
 use skiff_api::volume::LOCAL_VOLUMES_DIR;
@@ -18,7 +18,7 @@ use super::{NodeAgent, features};
 use crate::events::Severity;
 use crate::runtime::sandbox_image;
 use crate::volume::persistent::volumes_dir;
-use skiff_client::chain;
+use skiff_client::{Api, chain};
 
 /// The first and the longest wait for an API that does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(100);

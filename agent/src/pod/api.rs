@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, ImageVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret,
     ServiceAccount, ServiceAccountTokenProjection,
 };
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use super::apply::find_image;
@@ -22,7 +22,7 @@ use crate::images::Policy;
 use crate::revision::{Revision, revision_of};
 use crate::runtime::Tar;
 use crate::volume::{Lookup, NoImage, Token, persistent};
-use skiff_client::chain;
+use skiff_client::{Api, chain};
 
 /// Tokens handed out to one pod, by audience and path.
 pub type Tokens = Arc<Mutex<BTreeMap<String, Token>>>;
@@ -44,7 +44,7 @@ pub async fn delete_object(ctx: &Context, pod: &Pod) -> Result<(), String> {
     match pods(ctx, pod).delete(name, &params).await {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(error) => Err(chain(&error)),
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
     }
 }
 

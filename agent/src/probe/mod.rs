@@ -17,14 +17,14 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::events::{Recorder, Severity};
+use crate::events::{About, Recorder, Severity};
 use crate::pod::model::{Condemned, Health};
 use crate::runtime::Runtime;
 use check::{Check, Outcome};
@@ -54,8 +54,8 @@ impl Kind {
 /// A running container to be probed.
 #[derive(Clone)]
 pub struct Target {
-    /// Its pod.
-    pub pod: Arc<Pod>,
+    /// Itself, as the subject of events.
+    pub about: About,
     /// Its spec.
     pub container: Container,
     /// The runtime's id.
@@ -251,7 +251,7 @@ impl Task {
             Outcome::Success(None) => None,
         };
         if let Some((reason, text)) = event {
-            self.recorder.pod(&entry.target.pod, Some(&name), Severity::Warning, reason, text);
+            self.recorder.about(entry.target.about.clone(), Severity::Warning, reason, text);
         }
         let period = machine.period();
         let mut others = Vec::new();
@@ -290,8 +290,7 @@ impl Task {
         }
         // Most probes find what is known already, which is no news to the pod.
         if entry.health != before {
-            let uid = entry.target.pod.metadata.uid.as_deref().unwrap_or_default();
-            (self.report)(uid, id, entry.health.clone());
+            (self.report)(&entry.target.about.uid, id, entry.health.clone());
         }
         let now = Instant::now();
         if more {
@@ -369,8 +368,8 @@ mod tests {
         }))
         .unwrap();
         let known = initial_health(&container, false);
-        let pod = Arc::default();
-        probes.watch(Target { pod, container, id: id.clone(), host: None, known }).await;
+        let about = About::default();
+        probes.watch(Target { about, container, id: id.clone(), host: None, known }).await;
         while health_rx.recv().await.unwrap().ready != Some(true) {}
         probes.end(&id).await;
         let codes = BTreeMap::from([("ready", 1), ("live", 1)]);
@@ -404,7 +403,7 @@ mod tests {
             {"exec": {"command": ["ask"]}, "periodSeconds": 10, "failureThreshold": 2}}))
         .unwrap();
         let known = initial_health(&container, false);
-        probes.watch(Target { pod: Arc::default(), container, id, host: None, known }).await;
+        probes.watch(Target { about: About::default(), container, id, host: None, known }).await;
         let asked = || runtime.calls().iter().filter(|call| call.starts_with("exec ")).count();
         tokio::time::sleep(Duration::from_secs(95)).await;
         assert_eq!((asked(), heard.load(Ordering::Relaxed)), (10, 1), "it became ready");

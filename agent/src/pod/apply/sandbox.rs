@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use kube::Api;
-use skiff_client::chain;
+use skiff_client::{Api, chain};
 
 use super::super::api::{ApiLookup, Tokens};
 use super::super::container;

@@ -14,7 +14,7 @@ use super::super::context::Context;
 use super::super::model::{Work, container_named, spec};
 use super::super::plan::{Action, Plan};
 use super::{Done, Worker};
-use crate::events::Severity;
+use crate::events::{About, Severity};
 use crate::probe::{Target, initial_health};
 use crate::runtime::{Limits, labels};
 
@@ -246,10 +246,8 @@ impl Worker {
             } else {
                 self.host()
             };
-            self.ctx
-                .probes
-                .watch(Target { pod: self.pod.clone(), container, id, host, known })
-                .await;
+            let about = About::pod(&self.pod, Some(&container.name));
+            self.ctx.probes.watch(Target { about, container, id, host, known }).await;
         }
     }
 
