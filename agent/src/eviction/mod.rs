@@ -37,7 +37,8 @@ use crate::events::{Recorder, Severity};
 use crate::images::Images;
 use crate::node::{Kind, Pressures, Shortage};
 use crate::pod::manager::Directory;
-use crate::pod::model::{Disruption, uid};
+use crate::pod::model::{Disruption, EVICTION_GRACE, uid};
+use crate::pod::plan::spec_grace;
 use crate::runtime::{Container, Result, Runtime, labels};
 use crate::usage::Meter;
 use crate::volume;
@@ -49,8 +50,8 @@ const PERIOD: Duration = Duration::from_secs(15);
 /// How many times as long as a look took the next one has to wait, so that
 /// folders of a million files do not keep the disk busy.
 const REST: u32 = 20;
-/// How long a pod that was told to go may take until another one is chosen;
-/// upstream's own figure.
+/// How long a pod that was told to go may take beyond its grace period until
+/// another one is chosen; upstream's own figure.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Evicts pods of one node.
@@ -61,8 +62,17 @@ pub struct Evictor {
     images: Images,
     directory: Arc<Directory>,
     recorder: Recorder,
-    /// The UID of the pod that was told to go last, and when.
-    going: Option<(String, Instant)>,
+    /// The pod that was told to go last.
+    going: Option<Going>,
+}
+
+/// A pod that was told to go.
+struct Going {
+    uid: String,
+    /// So long the node waits for it.
+    patience: Instant,
+    /// How long it has to end.
+    grace: Duration,
 }
 
 impl Evictor {
@@ -121,7 +131,11 @@ impl Evictor {
     async fn relieve(&mut self, short: &Shortage) -> Result<()> {
         let kind = short.signal.kind();
         let is_disk = matches!(kind, Kind::Disk | Kind::Inodes);
-        if (is_disk && self.empty_the_one_that_went().await?) || self.is_one_going() {
+        if is_disk && self.empty_the_one_that_went().await? {
+            return Ok(());
+        }
+        if self.is_one_going() {
+            self.hurry(short);
             return Ok(());
         }
         let place = if is_disk { self.place(short.signal).await? } else { Place::default() };
@@ -141,7 +155,8 @@ impl Evictor {
         };
         if let Some(pod) = rank::victim(kind, &pods, &uses) {
             let used = uses.get(uid(pod)).cloned().unwrap_or_default();
-            self.evict(pod, rank::message(short, pod, &used));
+            let grace = self.config.thresholds.pod_grace(short.is_hard, spec_grace(pod));
+            self.evict(pod, rank::message(short, pod, &used), grace);
         }
         Ok(())
     }
@@ -175,7 +190,7 @@ impl Evictor {
     /// Its worker waits with that until the API knows its end; but a full disk
     /// cannot wait for an API that is silent. Whether there was something.
     async fn empty_the_one_that_went(&self) -> Result<bool> {
-        let Some((uid, _)) = &self.going else { return Ok(false) };
+        let Some(Going { uid, .. }) = &self.going else { return Ok(false) };
         let dir = self.config.pod_dir(uid);
         if !dir.exists() {
             return Ok(false);
@@ -198,9 +213,23 @@ impl Evictor {
 
     /// Whether the last one is still on its way.
     fn is_one_going(&self) -> bool {
-        let Some((going, since)) = &self.going else { return false };
-        since.elapsed() < PATIENCE
-            && self.directory.pods().iter().any(|pod| uid(pod) == going && rank::is_candidate(pod))
+        let Some(going) = &self.going else { return false };
+        let is_it = |pod: &Arc<Pod>| uid(pod) == going.uid && rank::is_candidate(pod);
+        Instant::now() < going.patience && self.directory.pods().iter().any(is_it)
+    }
+
+    /// A pod that was given time for a soft threshold has none left when a hard one
+    /// is crossed.
+    fn hurry(&mut self, short: &Shortage) {
+        let Some(going) = &mut self.going else { return };
+        let grace = self.config.thresholds.pod_grace(short.is_hard, going.grace);
+        if grace < going.grace {
+            going.grace = grace;
+            going.patience = Instant::now() + PATIENCE + grace;
+            // Its own message stands.
+            let message = String::new();
+            self.directory.disrupt(&going.uid, Disruption::Evicted { message, grace });
+        }
     }
 
     /// Evicts the pods that are beyond a limit. Whether some pod has limits.
@@ -215,14 +244,15 @@ impl Evictor {
                 .await?;
         for pod in &pods {
             if let Some(message) = uses.get(uid(pod)).and_then(|used| limits::exceeded(pod, used)) {
-                self.evict(pod, message);
+                self.evict(pod, message, EVICTION_GRACE);
             }
         }
         Ok(true)
     }
 
-    fn evict(&mut self, pod: &Pod, message: String) {
-        self.going = Some((uid(pod).to_owned(), Instant::now()));
-        self.directory.disrupt(uid(pod), Disruption::Evicted(message));
+    fn evict(&mut self, pod: &Pod, message: String, grace: Duration) {
+        let patience = Instant::now() + PATIENCE + grace;
+        self.going = Some(Going { uid: uid(pod).to_owned(), patience, grace });
+        self.directory.disrupt(uid(pod), Disruption::Evicted { message, grace });
     }
 }

@@ -18,6 +18,7 @@ use skiff_api::quantity::Quantity;
 use tokio::time::Instant;
 
 use crate::node::{Kind, Pressures, Shortage};
+use crate::pod::model::EVICTION_GRACE;
 
 /// Below this much available memory the node is under pressure; the kubelet's
 /// own limit.
@@ -192,6 +193,9 @@ pub struct Thresholds {
     pub soft: Bounds,
     /// The grace periods of the soft ones.
     pub soft_grace: Graces,
+    /// How long pods have at most that go for a soft one, in seconds; less than
+    /// nothing for as long as they ask for. Default: 0, which is a second.
+    pub soft_pod_grace: i64,
     /// How much more than its threshold has to be left until a shortage is over.
     pub reclaim: Bounds,
     /// How long a condition stays after the last shortage. Default: 5 min.
@@ -214,9 +218,22 @@ impl Default for Thresholds {
             hard: hard.into(),
             soft: Bounds::new(),
             soft_grace: Graces::new(),
+            soft_pod_grace: 0,
             reclaim: Bounds::new(),
             transition: TRANSITION,
         }
+    }
+}
+
+impl Thresholds {
+    /// How long a pod has to end that goes for a shortage and asks for `own`.
+    pub fn pod_grace(&self, is_hard: bool, own: Duration) -> Duration {
+        if is_hard {
+            return EVICTION_GRACE;
+        }
+        // Less than nothing is no limit.
+        let most = u64::try_from(self.soft_pod_grace).map_or(own, Duration::from_secs);
+        most.min(own).max(EVICTION_GRACE)
     }
 }
 
@@ -425,5 +442,17 @@ mod tests {
         let found = Watch::new(Thresholds::default()).look(&disks, Instant::now());
         assert_eq!(found.urgent.unwrap().signal, Signal::Imagefs);
         assert_eq!(found.conditions(), ["DiskPressure", "PIDPressure"]);
+    }
+
+    #[test]
+    fn only_a_soft_threshold_gives_pods_time() {
+        let own = Duration::from_secs(30);
+        for (most, is_hard, expected) in
+            [(0, false, 1), (10, false, 10), (60, false, 30), (-1, false, 30), (60, true, 1)]
+        {
+            let thresholds = Thresholds { soft_pod_grace: most, ..Thresholds::default() };
+            let grace = thresholds.pod_grace(is_hard, own);
+            assert_eq!(grace, Duration::from_secs(expected), "{most} {is_hard}");
+        }
     }
 }

@@ -123,6 +123,21 @@ pub(super) fn changes(
     })
 }
 
+/// The reason of the event that tells that the node was cordoned or is no longer;
+/// `was` is `None` when nothing was known.
+pub(super) fn cordon_change(was: Option<bool>, is: bool) -> Option<&'static str> {
+    match (was?, is) {
+        (false, true) => Some("NodeNotSchedulable"),
+        (true, false) => Some("NodeSchedulable"),
+        _ => None,
+    }
+}
+
+/// Whether the machine was started anew since the API heard of its boot `known`.
+pub(super) fn has_rebooted(known: Option<&str>, boot_id: &str) -> bool {
+    known.is_some_and(|known| !known.is_empty() && known != boot_id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,5 +216,23 @@ mod tests {
         let status =
             |conditions| NodeStatus { conditions: Some(conditions), ..NodeStatus::default() };
         assert!(same(&status(second), &status(third)));
+    }
+
+    #[test]
+    fn a_node_tells_of_cordons_and_boots_that_are_news() {
+        let cases = [
+            (None, true, None),
+            (Some(true), true, None),
+            (Some(false), true, Some("NodeNotSchedulable")),
+            (Some(true), false, Some("NodeSchedulable")),
+        ];
+        for (was, is, expected) in cases {
+            assert_eq!(cordon_change(was, is), expected, "{was:?} {is}");
+        }
+        for (known, expected) in
+            [(None, false), (Some(""), false), (Some("b"), false), (Some("a"), true)]
+        {
+            assert_eq!(has_rebooted(known, "b"), expected, "{known:?}");
+        }
     }
 }

@@ -193,6 +193,13 @@ impl NodeAgent {
         let offered = registered.status.as_ref().and_then(|status| status.capacity.clone());
         let gpus = offered.into_iter().flatten().map(|(name, _)| name);
         let gpus: Vec<String> = gpus.filter(|name| devices::is_gpu(name)).collect();
+        let known = registered.status.as_ref().and_then(|status| status.node_info.as_ref());
+        if condition::has_rebooted(known.map(|known| known.boot_id.as_str()), &self.machine.boot_id)
+        {
+            let (name, boot) = (&self.config.node_name, &self.machine.boot_id);
+            let message = format!("Node {name} has been rebooted, boot id: {boot}");
+            self.recorder.node(&registered, Severity::Warning, "Rebooted", message);
+        }
         seen.take(registered);
         let mut written: Option<NodeStatus> = None;
         let mut full_look: Option<Instant> = None;
@@ -223,8 +230,12 @@ impl NodeAgent {
                 },
                 event = own.next() => match event {
                     Some(Ok(watcher::Event::Apply(node) | watcher::Event::InitApply(node))) => {
+                        let was = seen.cordoned;
                         if !seen.take(node) {
                             continue;
+                        }
+                        if let Some(reason) = condition::cordon_change(was, seen.cordoned == Some(true)) {
+                            self.say(reason);
                         }
                         if written.as_ref().is_some_and(|own| !condition::agree(own, &seen.conditions)) {
                             info!("the API has another status of this node, writing ours again");
@@ -269,7 +280,7 @@ impl NodeAgent {
             }
             match in_time(self.write_status(&status)).await {
                 Ok(node) => {
-                    self.tell(&seen.conditions, &status, &node);
+                    self.tell(&seen.conditions, &status);
                     seen.take(node);
                     written = Some(status);
                 }
@@ -290,12 +301,16 @@ impl NodeAgent {
     }
 
     /// Changes of conditions are events, too.
-    fn tell(&self, known: &[NodeCondition], status: &NodeStatus, node: &Node) {
+    fn tell(&self, known: &[NodeCondition], status: &NodeStatus) {
         let computed = status.conditions.as_deref().unwrap_or_default();
-        for reason in condition::changes(known, computed) {
-            let message = format!("Node {} status is now: {reason}", self.config.node_name);
-            self.recorder.node(node, Severity::Normal, reason, message);
-        }
+        condition::changes(known, computed).for_each(|reason| self.say(reason));
+    }
+
+    fn say(&self, reason: &str) {
+        let mut node = Node::default();
+        node.metadata.name = Some(self.config.node_name.clone());
+        let message = format!("Node {} status is now: {reason}", self.config.node_name);
+        self.recorder.node(&node, Severity::Normal, reason, message);
     }
 
     /// `gpus` are the resources of that kind that the API had at the start: what
@@ -394,6 +409,8 @@ impl Health {
 struct Seen {
     revision: Option<Revision>,
     conditions: Vec<NodeCondition>,
+    /// Whether the node takes no pods.
+    cordoned: Option<bool>,
     /// Where the rest of the agent learns what pods go by.
     facts_tx: watch::Sender<NodeFacts>,
 }
@@ -406,6 +423,8 @@ impl Seen {
             return false;
         }
         self.revision = revision;
+        let spec = node.spec.as_ref();
+        self.cordoned = Some(spec.and_then(|spec| spec.unschedulable).unwrap_or_default());
         let facts = NodeFacts::from(&node);
         self.facts_tx.send_if_modified(|known| {
             let changed = *known != facts;

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
@@ -21,6 +22,8 @@ use crate::runtime::{Container, State, User, labels};
 
 /// The reason in the status of a pod that was evicted.
 pub const EVICTED: &str = "Evicted";
+/// The reason in the status of a pod that ran longer than it may.
+pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// The reason in the status of a pod whose machine shut down.
 pub const TERMINATED: &str = "Terminated";
 
@@ -58,12 +61,20 @@ pub struct Observed {
     pub cleaned: bool,
 }
 
+/// How long an evicted pod has to end at least, and where nothing else is said;
+/// upstream's own.
+pub const EVICTION_GRACE: Duration = Duration::from_secs(1);
+
 /// Why a node ends a pod that nobody has deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disruption {
-    /// The node is short of something, or the pod takes more than it may; the
-    /// message says which.
-    Evicted(String),
+    /// The node is short of something, or the pod takes more than it may.
+    Evicted {
+        /// Which of both, and of what.
+        message: String,
+        /// How long it has to end, at most.
+        grace: Duration,
+    },
     /// The machine shuts down.
     Shutdown {
         /// When the pod's turn is over; `None` in an agent that finds the pod
@@ -80,14 +91,14 @@ impl Disruption {
     pub fn from_message(message: &str) -> Self {
         match message {
             SHUTDOWN_MESSAGE => Self::Shutdown { until: None },
-            other => Self::Evicted(other.to_owned()),
+            other => Self::Evicted { message: other.to_owned(), grace: EVICTION_GRACE },
         }
     }
 
     /// The reason in the pod's status.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Evicted(_) => EVICTED,
+            Self::Evicted { .. } => EVICTED,
             Self::Shutdown { .. } => TERMINATED,
         }
     }
@@ -95,7 +106,7 @@ impl Disruption {
     /// The message in the pod's status.
     pub fn message(&self) -> &str {
         match self {
-            Self::Evicted(message) => message,
+            Self::Evicted { message, .. } => message,
             Self::Shutdown { .. } => SHUTDOWN_MESSAGE,
         }
     }

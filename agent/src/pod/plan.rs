@@ -16,8 +16,8 @@ pub use end::{SETTLE, spec_grace};
 use end::{plan_end, plan_finished, stop_all};
 
 use super::model::{
-    Attempt, Disruption, EVICTED, Failure, Observed, PULL_ERROR_SHOWN, TERMINATED, as_container,
-    is_sidecar, known_end, spec, spec_hash,
+    Attempt, DEADLINE_EXCEEDED, Disruption, EVICTED, Failure, Observed, PULL_ERROR_SHOWN,
+    TERMINATED, as_container, is_sidecar, known_end, spec, spec_hash,
 };
 use super::resize::other_limits;
 use super::restart::{ended_for_good, is_once, prepares_again, restarts};
@@ -124,7 +124,7 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
         Some("Succeeded") => return Some(Outcome::Succeeded),
         Some("Failed") => {
             return Some(match status.and_then(|status| status.reason.as_deref()) {
-                Some("DeadlineExceeded") => Outcome::DeadlineExceeded,
+                Some(DEADLINE_EXCEEDED) => Outcome::DeadlineExceeded,
                 Some(EVICTED) => Outcome::Evicted,
                 Some(TERMINATED) => Outcome::Terminated,
                 _ => Outcome::Failed,
@@ -133,7 +133,7 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
         _ => {}
     }
     match &observed.disruption {
-        Some(Disruption::Evicted(_)) => return Some(Outcome::Evicted),
+        Some(Disruption::Evicted { .. }) => return Some(Outcome::Evicted),
         Some(Disruption::Shutdown { .. }) => return Some(Outcome::Terminated),
         None => {}
     }

@@ -476,16 +476,23 @@ fn a_pod_without_an_object_is_removed_and_not_deleted() {
 #[test]
 fn an_evicted_pod_stops_soon_and_is_removed_once_its_status_is_known() {
     let spec = || json!({"containers": [{"name": "a"}], "terminationGracePeriodSeconds": 60});
-    let evicted = |containers| Observed {
-        disruption: Some(Disruption::Evicted("why".into())),
+    let evicted_within = |seconds, containers| Observed {
+        disruption: Some(Disruption::Evicted {
+            message: "why".into(),
+            grace: Duration::from_secs(seconds),
+        }),
         ..observed(containers)
     };
-    let running = || evicted(vec![sandbox(0, true), container("a", 0, RUN)]);
+    let evicted = |containers| evicted_within(1, containers);
+    let alive = || vec![sandbox(0, true), container("a", 0, RUN)];
+    let running = || evicted(alive());
     let ended = || evicted(vec![sandbox(0, true), container("a", 0, exited(143, 900))]);
     let mut starting = running();
     starting.busy.insert("b".into(), Work::Starting);
     check(vec![
         ("it is told to stop", spec(), running(), &["stop a 1s"], None),
+        ("it has more time", spec(), evicted_within(20, alive()), &["stop a 20s"], None),
+        ("not more than its own", spec(), evicted_within(90, alive()), &["stop a 60s"], None),
         ("what starts is dropped", spec(), starting, &["abandon"], None),
         ("its network goes", spec(), ended(), &["release"], None),
     ]);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
-use super::model::{Work, spec};
+use super::model::{DEADLINE_EXCEEDED, Work, spec};
 use super::worker::{Done, Worker};
 use super::{api, resize, status};
 use crate::events::Severity;
@@ -74,8 +74,11 @@ impl Worker {
         if let Some((severity, reason, message)) = resize_event(base.status.as_ref(), &computed) {
             self.ctx.recorder.pod(&self.pod, None, severity, reason, message);
         }
-        for (container, reason, message) in new_back_offs(base.status.as_ref(), &computed) {
-            self.ctx.recorder.pod(&self.pod, Some(&container), Severity::Warning, reason, message);
+        if let Some(message) = deadline_event(base.status.as_ref(), &computed) {
+            self.ctx.recorder.pod(&self.pod, None, Severity::Normal, DEADLINE_EXCEEDED, message);
+        }
+        for (container, severity, message) in new_back_offs(base.status.as_ref(), &computed) {
+            self.ctx.recorder.pod(&self.pod, Some(&container), severity, "BackOff", message);
         }
         self.reporting = true;
         let (ctx, pod) = (self.ctx.clone(), base);
@@ -163,6 +166,13 @@ fn resize_event(
     }
 }
 
+/// What to say of a pod that has just been found to be too old.
+fn deadline_event<'a>(known: Option<&PodStatus>, computed: &'a PodStatus) -> Option<&'a str> {
+    let is_over = |status: &PodStatus| status.reason.as_deref() == Some(DEADLINE_EXCEEDED);
+    let news = is_over(computed) && !known.is_some_and(is_over);
+    news.then(|| computed.message.as_deref().unwrap_or_default())
+}
+
 /// Whether two statuses say the same in the parts that are ours.
 fn same(known: &PodStatus, computed: &PodStatus) -> bool {
     let ours = |status: &PodStatus| {
@@ -174,11 +184,12 @@ fn same(known: &PodStatus, computed: &PodStatus) -> bool {
     ours(known) == ours(computed)
 }
 
-/// The containers that begin to wait for a restart or a pull.
+/// The containers that begin to wait for a restart, which is a warning, or for a
+/// pull, whose failure has been told as one.
 fn new_back_offs(
     known: Option<&PodStatus>,
     computed: &PodStatus,
-) -> Vec<(String, &'static str, String)> {
+) -> Vec<(String, Severity, String)> {
     let waiting = |status: &PodStatus| -> BTreeMap<String, (String, String)> {
         let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
         all.filter_map(|container| {
@@ -198,15 +209,15 @@ fn new_back_offs(
         .filter(|(name, (key, _))| before.get(name).is_none_or(|(known, _)| known != key));
     fresh
         .map(|(name, (key, message))| {
-            let message = if key.starts_with("CrashLoopBackOff") {
+            if key.starts_with("CrashLoopBackOff") {
                 // The wait grows; without it the events count up as one.
                 let rest =
                     message.split_once(" restarting ").map_or(message.as_str(), |(_, rest)| rest);
-                format!("Back-off restarting {rest}")
+                (name, Severity::Warning, format!("Back-off restarting {rest}"))
             } else {
-                message.split(": ").next().unwrap_or_default().to_owned()
-            };
-            (name, "BackOff", message)
+                let message = message.split(": ").next().unwrap_or_default();
+                (name, Severity::Normal, message.to_owned())
+            }
         })
         .collect()
 }

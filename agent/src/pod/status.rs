@@ -15,8 +15,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
-    Attempt, Disruption, Failure, Observed, PULL_ERROR_SHOWN, Work, all_containers, as_container,
-    is_sidecar, known_end, spec, uid,
+    Attempt, DEADLINE_EXCEEDED, Disruption, Failure, Observed, PULL_ERROR_SHOWN, Work,
+    all_containers, as_container, is_sidecar, known_end, spec, uid,
 };
 use super::plan::{Outcome, is_pull, outcome};
 use super::resize::other_limits;
@@ -79,7 +79,7 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
     }
     let (reason, message) = match ended {
         Some(Outcome::DeadlineExceeded) => (
-            Some("DeadlineExceeded".to_owned()),
+            Some(DEADLINE_EXCEEDED.to_owned()),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         ),
         Some(Outcome::Refused) => match &observed.refused {

@@ -318,7 +318,7 @@ fn an_eviction_is_told_by_a_condition_first_and_survives_the_agent() {
     let spec = || json!({"containers": [{"name": "a"}]});
     let evicted = |state| {
         let found = observed(vec![container("a", 0, state)]);
-        Observed { disruption: Some(Disruption::Evicted("why".into())), ..found }
+        Observed { disruption: Some(Disruption::from_message("why")), ..found }
     };
     let told = |found: &Observed| {
         let status = compute(&pod(spec()), found, &[], at(1000));
@@ -327,7 +327,7 @@ fn an_eviction_is_told_by_a_condition_first_and_survives_the_agent() {
         pod.status = Some(status);
         (phase, reason, disruption_of(&pod))
     };
-    let why = || Some(Disruption::Evicted("why".into()));
+    let why = || Some(Disruption::from_message("why"));
     assert_eq!(told(&evicted(RUN)), ("Running".into(), None, why()));
     assert_eq!(
         told(&evicted(exited(143, false))),

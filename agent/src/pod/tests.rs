@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::devices::{Devices, Offers};
 use crate::events::Recorder;
 use crate::eviction::Evictor;
+use crate::eviction::thresholds::Thresholds;
 use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::network::HostPort;
@@ -89,6 +90,8 @@ struct TestNode<R> {
     facts: watch::Sender<NodeFacts>,
     /// How long pods have when the machine shuts down.
     grace: GracePeriods,
+    /// How long pods have that go for a soft threshold.
+    soft_pod_grace: i64,
     /// Where the machine's bus is, without a logind on it.
     bus: Option<String>,
     logind: Option<FakeLogind>,
@@ -111,6 +114,7 @@ impl<R: Runtime> TestNode<R> {
             pressures: watch::Sender::default(),
             facts: watch::Sender::default(),
             grace: GracePeriods::default(),
+            soft_pod_grace: 0,
             bus: None,
             logind: None,
             offers: Offers::default(),
@@ -124,6 +128,7 @@ impl<R: Runtime> TestNode<R> {
     fn config(&self) -> Config {
         Config {
             shutdown: self.grace.clone(),
+            thresholds: Thresholds { soft_pod_grace: self.soft_pod_grace, ..Thresholds::default() },
             logind_conf_dir: self.dir.path().join("logind.conf.d"),
             ..Config::new("n1", self.dir.path())
         }

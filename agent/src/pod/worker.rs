@@ -243,11 +243,20 @@ impl Worker {
     /// told; one that an earlier agent began to end learns until when.
     fn disrupt(&mut self, why: Disruption) {
         match (&self.observed.disruption, &why) {
-            (None, Disruption::Evicted(message)) => {
+            (None, Disruption::Evicted { message, .. }) => {
                 let message = message.clone();
                 self.ctx.recorder.pod(&self.pod, None, Severity::Warning, why.reason(), message);
             }
             (None | Some(Disruption::Shutdown { .. }), Disruption::Shutdown { .. }) => {}
+            // It has become more urgent.
+            (
+                Some(Disruption::Evicted { message, grace }),
+                Disruption::Evicted { grace: now, .. },
+            ) if now < grace => {
+                let (message, grace) = (message.clone(), *now);
+                self.observed.disruption = Some(Disruption::Evicted { message, grace });
+                return;
+            }
             (Some(_), _) => return,
         }
         self.observed.disruption = Some(why);

@@ -50,6 +50,16 @@ pub struct ResourceArgs {
     #[arg(long, value_name = "SIGNAL=DURATION,…", env = "SKIFF_EVICTION_SOFT_GRACE_PERIOD",
           value_parser = read_graces)]
     pub eviction_soft_grace_period: Option<Graces>,
+    /// The seconds that a pod has at most to end when a soft threshold evicts it; -1 for as many as
+    /// it asks for
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "SKIFF_EVICTION_MAX_POD_GRACE_PERIOD",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub eviction_max_pod_grace_period: i64,
     /// How much more than its threshold has to be left until a shortage is over
     #[arg(long, value_name = "SIGNAL=AMOUNT,…", env = "SKIFF_EVICTION_MINIMUM_RECLAIM",
           value_parser = read_reclaims)]
@@ -109,6 +119,7 @@ impl ResourceArgs {
             hard: self.eviction_hard.clone().unwrap_or(default.hard),
             soft: self.eviction_soft.clone().unwrap_or_default(),
             soft_grace: self.eviction_soft_grace_period.clone().unwrap_or_default(),
+            soft_pod_grace: self.eviction_max_pod_grace_period,
             reclaim: self.eviction_minimum_reclaim.clone().unwrap_or_default(),
             transition: self.eviction_pressure_transition_period,
         }
@@ -209,6 +220,7 @@ mod tests {
             "--eviction-soft=nodefs.available<20%",
             "--eviction-soft-grace-period=nodefs.available=2m",
             "--eviction-pressure-transition-period=10s",
+            "--eviction-max-pod-grace-period=-1",
             "--system-reserved=cpu=100m,memory=200Mi",
             "--kube-reserved=memory=56Mi",
             "--pod-max-pids=-1",
@@ -219,6 +231,7 @@ mod tests {
         assert_eq!(thresholds.hard.len(), 1, "it takes the place of all defaults");
         assert_eq!(thresholds.soft_grace[&Signal::Nodefs], Duration::from_secs(120));
         assert_eq!(thresholds.transition, Duration::from_secs(10));
+        assert_eq!(thresholds.soft_pod_grace, -1);
         let reserved = args.reserved();
         assert_eq!(reserved["cpu"].millis(), 100);
         assert_eq!(reserved["memory"].bytes(), 256 << 20);

@@ -74,16 +74,22 @@ pub(in crate::pod) async fn find_image(
         }
     }
     say(Severity::Normal, "Pulling", format!("Pulling image \"{asked}\""));
-    let mut secrets = Vec::new();
+    let (mut secrets, mut missing) = (Vec::new(), Vec::new());
     for reference in spec(pod).image_pull_secrets.iter().flatten() {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         // A secret that is not there is passed over, as upstream does: the
         // image may be public.
-        if let Ok(Some(secret)) =
-            ctx.objects.secrets.get(namespace, &reference.name, uid(pod)).await
-        {
-            secrets.push(secret);
+        match ctx.objects.secrets.get(namespace, &reference.name, uid(pod)).await {
+            Ok(Some(secret)) => secrets.push(secret),
+            Ok(None) | Err(_) => missing.push(reference.name.as_str()),
         }
+    }
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        say(Severity::Warning, "FailedToRetrieveImagePullSecret", message);
     }
     let since = Instant::now();
     let last = Mutex::new(since);

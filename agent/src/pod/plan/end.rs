@@ -6,13 +6,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::super::model::{Attempt, Disruption, Observed, Work, is_sidecar, spec};
+use super::super::model::{Attempt, Disruption, EVICTION_GRACE, Observed, Work, is_sidecar, spec};
 use super::{Action, Outcome, Plan};
 
 /// Grace period of a pod whose object vanished without one.
 const GONE_GRACE: Duration = Duration::from_secs(1);
-/// Grace period of a pod whose node is short of something; upstream's own.
-const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// Grace period where the spec has none.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 
@@ -65,7 +63,11 @@ pub(super) fn plan_finished(
         plan.actions.push(Action::Abandon);
         return plan;
     }
-    let limit = if evicted { Some(EVICTION_GRACE) } else { shutdown_grace(observed, now) };
+    let limit = match &observed.disruption {
+        Some(Disruption::Evicted { grace, .. }) => Some(*grace),
+        _ if evicted => Some(EVICTION_GRACE),
+        _ => shutdown_grace(observed, now),
+    };
     let grace = limit.map_or(spec_grace(pod), |limit| limit.min(spec_grace(pod)));
     stop_all(pod, grace, "", observed, now, &mut plan);
     if !plan.actions.is_empty() || !observed.busy.is_empty() || observed.cleaned {

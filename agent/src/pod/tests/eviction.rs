@@ -77,6 +77,40 @@ async fn the_pod_that_uses_most_beyond_its_request_goes_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_pod_with_time_to_end_has_none_left_when_it_becomes_urgent() {
+    let mut node = hollow().await;
+    node.soft_pod_grace = -1;
+    node.stop().await;
+    node.start();
+    node.apply("p", one());
+    node.until("Ready", ready).await;
+    let id = node.app("a").await.id;
+    node.runtime.set_memory_use(&id, 20 << 20);
+    node.runtime.slow_stops(Duration::from_secs(3600));
+    let stops = async |count: usize| {
+        let wanted = format!("stop {id}");
+        while node.runtime.calls().iter().filter(|call| **call == wanted).count() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let short = |is_hard| {
+        let urgent = Shortage { signal: Signal::Memory, least: 2 << 20, left: 1 << 20, is_hard };
+        let urgent = Some(urgent);
+        node.pressures.send_replace(Pressures { memory: true, urgent, ..Pressures::default() });
+    };
+    short(false);
+    stops(1).await;
+    node.runtime.slow_stops(Duration::ZERO);
+    short(true);
+    stops(2).await;
+    let pod = node.until_phase("Failed").await;
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    let message = pod["status"]["message"].as_str().unwrap();
+    assert!(message.contains("Container a was using 20Mi"), "{message}");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_is_relieved_while_the_api_is_silent() {
     let mut node = hollow().await;
     let mut spec = one();

@@ -110,3 +110,32 @@ async fn a_container_says_whom_it_runs_as() {
     assert_eq!(user(&node.until("told again", again).await), known);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_pod_that_runs_too_long_is_told_of_once() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["activeDeadlineSeconds"] = json!(1);
+    node.apply("p", spec);
+    let pod = node.until_phase("Failed").await;
+    assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
+    node.until_event("DeadlineExceeded").await;
+    let events = node.api.all("/events/").into_iter();
+    let told: Vec<_> = events.filter(|event| event["reason"] == "DeadlineExceeded").collect();
+    assert_eq!((told.len(), &told[0]["count"], &told[0]["type"]), (1, &json!(1), &json!("Normal")));
+    assert_eq!(told[0]["message"], pod["status"]["message"]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_pull_secret_is_told_of() {
+    let mut node = hollow().await;
+    node.runtime.add_remote_image("private:1");
+    let mut spec = one();
+    spec["containers"][0]["image"] = json!("private:1");
+    spec["imagePullSecrets"] = json!([{"name": "absent"}]);
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    node.until_event("FailedToRetrieveImagePullSecret").await;
+    node.stop().await;
+}
