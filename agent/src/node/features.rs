@@ -6,7 +6,8 @@
 //!
 //! GPUs have labels of their own, see [`crate::devices::facts`].
 //!
-//! Read once, at the start. What cannot be read is not there.
+//! Read once, at the start. What cannot be read is not there, and its label goes
+//! from the node ([`super::register`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,6 +59,11 @@ pub(super) fn labels(root: &Path) -> BTreeMap<String, String> {
     }
     let labels = labels.into_iter().map(|(name, value)| (format!("{PREFIX}{name}"), value));
     labels.chain(Facts::read(root).labels()).collect()
+}
+
+/// Whether a label can be one of those.
+pub(super) fn is_own(label: &str) -> bool {
+    [PREFIX, "nvidia.com/", "amd.com/"].iter().any(|prefix| label.starts_with(prefix))
 }
 
 /// Flags and model of the first processor; the others are alike.
@@ -203,5 +209,6 @@ mod tests {
         }
         let here = labels(Path::new("/"));
         assert!(here.keys().any(|name| name.starts_with(PREFIX)), "{here:?}");
+        assert!(here.keys().all(|name| is_own(name)), "{here:?}");
     }
 }

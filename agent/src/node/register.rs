@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_api::volume::LOCAL_VOLUMES_DIR;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -19,6 +19,12 @@ use crate::events::Severity;
 use crate::runtime::sandbox_image;
 use crate::volume::persistent::volumes_dir;
 use skiff_client::{Api, chain};
+
+/// Labels by name, or annotations.
+type Labels = BTreeMap<String, String>;
+
+/// Annotation of a node: which of its labels were read from the hardware.
+const HARDWARE_LABELS: &str = "skiff.dev/hardware-labels";
 
 /// The first and the longest wait for an API that does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -61,16 +67,22 @@ impl NodeAgent {
     async fn try_register(&self) -> kube::Result<Node> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let name = &self.config.node_name;
-        if nodes.get_opt(name).await?.is_some() {
-            let patch =
-                json!({"metadata": {"labels": self.labels(), "annotations": self.annotations()}});
+        let hardware = features::labels(&self.config.hardware_root);
+        let mut labels = json!(self.labels(&hardware));
+        let annotations = self.annotations(&hardware);
+        if let Some(known) = nodes.get_opt(name).await? {
+            for gone in outdated(&known, &hardware) {
+                // What the user says by now stands.
+                labels.as_object_mut().map(|labels| labels.entry(gone).or_insert(Value::Null));
+            }
+            let patch = json!({"metadata": {"labels": labels, "annotations": annotations}});
             return nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
         }
         let node = Node {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
-                labels: Some(self.labels()),
-                annotations: Some(self.annotations()),
+                labels: Some(self.labels(&hardware)),
+                annotations: Some(annotations),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec { taints: self.taints(), ..NodeSpec::default() }),
@@ -81,7 +93,7 @@ impl NodeAgent {
         Ok(created)
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
+    fn labels(&self, hardware: &Labels) -> Labels {
         let arch = sandbox_image::architecture();
         let mut labels: BTreeMap<String, String> = [
             ("kubernetes.io/hostname", self.config.node_name.as_str()),
@@ -92,17 +104,23 @@ impl NodeAgent {
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
-        labels.extend(features::labels(&self.config.hardware_root));
+        labels.extend(hardware.clone());
         // What the user says is stronger.
         labels.extend(self.config.node_labels.clone());
         labels
     }
 
-    /// Where the node keeps local volumes, for whoever makes their objects.
-    fn annotations(&self) -> BTreeMap<String, String> {
+    /// Where the node keeps local volumes, for whoever makes their objects; and
+    /// which labels are the hardware's, for the next agent.
+    fn annotations(&self, hardware: &Labels) -> Labels {
         let dir = &self.config.data_dir;
         let dir = volumes_dir(&std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
-        BTreeMap::from([(LOCAL_VOLUMES_DIR.to_owned(), dir.to_string_lossy().into_owned())])
+        let own = hardware.keys().filter(|name| !self.config.node_labels.contains_key(*name));
+        let own: Vec<&str> = own.map(String::as_str).collect();
+        BTreeMap::from([
+            (LOCAL_VOLUMES_DIR.to_owned(), dir.to_string_lossy().into_owned()),
+            (HARDWARE_LABELS.to_owned(), own.join(",")),
+        ])
     }
 
     fn taints(&self) -> Option<Vec<Taint>> {
@@ -132,6 +150,15 @@ impl NodeAgent {
     }
 }
 
+/// The labels that an earlier agent read from the hardware, and that are not true
+/// any more. Only what an agent wrote goes: its annotation names it.
+fn outdated(known: &Node, hardware: &Labels) -> Vec<String> {
+    let annotations = known.metadata.annotations.as_ref();
+    let written = annotations.and_then(|all| all.get(HARDWARE_LABELS)).map(String::as_str);
+    let labels = written.unwrap_or_default().split(',').filter(|name| features::is_own(name));
+    labels.filter(|name| !hardware.contains_key(*name)).map(str::to_owned).collect()
+}
+
 fn retryable(code: u16) -> bool {
     matches!(code, 401 | 403 | 404 | 409 | 429)
 }
@@ -148,7 +175,13 @@ fn parse_taint(text: &str) -> Option<Taint> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::config::Config;
+    use crate::events::Recorder;
+    use crate::pod::fake_api::FakeApi;
+    use crate::runtime::memory::Memory;
 
     #[test]
     fn taints_are_read() {
@@ -164,5 +197,45 @@ mod tests {
                 .map(|taint| (taint.key.as_str(), taint.value.as_deref(), taint.effect.as_str()));
             assert_eq!(found, expected, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn labels_of_hardware_go_with_it_and_the_users_stay() {
+        let api = FakeApi::new();
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path().join("proc");
+        std::fs::create_dir(&proc).unwrap();
+        let register = async |flags: &str, node_labels: &[(&str, &str)]| {
+            std::fs::write(proc.join("cpuinfo"), format!("flags : {flags}\n")).unwrap();
+            let label = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let config = Config {
+                hardware_root: dir.path().to_owned(),
+                node_labels: node_labels.iter().map(label).collect(),
+                ..Config::new("n1", dir.path())
+            };
+            let runtime = Arc::new(Memory::new());
+            let node = NodeAgent::new(config, api.client(), runtime, Recorder::silent()).unwrap();
+            node.register(&CancellationToken::new()).await.unwrap().unwrap();
+            api.get("/api/v1/nodes/n1").unwrap()["metadata"]["labels"].clone()
+        };
+        let name = |flag: &str| format!("feature.node.kubernetes.io/cpu-cpuid.{flag}");
+        let labels = register("avx avx2 aes", &[]).await;
+        assert_eq!(labels[name("AVX2")], "true");
+
+        // Somebody else finds out more, in the same names.
+        let mut node = api.get("/api/v1/nodes/n1").unwrap();
+        node["metadata"]["labels"][name("SGX")] = json!("true");
+        node["metadata"]["labels"]["example.com/own"] = json!("true");
+        let told = node["metadata"]["annotations"][HARDWARE_LABELS].as_str().unwrap().to_owned();
+        node["metadata"]["annotations"][HARDWARE_LABELS] = json!(format!("{told},example.com/own"));
+        api.put("/api/v1/nodes/n1", node);
+        let labels = register("avx", &[(&name("AESNI"), "said")]).await;
+        assert_eq!(labels[name("AVX")], "true");
+        assert_eq!(labels[name("AVX2")], Value::Null, "the machine cannot do that any more");
+        assert_eq!(labels[name("SGX")], "true", "not ours");
+        assert_eq!(labels["example.com/own"], "true", "whatever an annotation says");
+        assert_eq!(labels[name("AESNI")], "said", "the user's by now");
+        let labels = register("avx", &[]).await;
+        assert_eq!(labels[name("AESNI")], "said", "the user's labels are left alone");
     }
 }
