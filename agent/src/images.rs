@@ -83,7 +83,22 @@ pub struct Pulled {
 
 /// One image name. The lock is held during a look-up or pull, so others wait
 /// for the result instead of asking again.
-type Slot = AsyncMutex<Option<(Image, Instant)>>;
+type Slot = AsyncMutex<Option<Known>>;
+
+/// What the last look-up or pull of an image gave.
+struct Known {
+    image: Image,
+    at: Instant,
+    pull: Option<Pull>,
+}
+
+/// How an image was pulled.
+struct Pull {
+    /// Whoever has the same shares the result; others have to ask themselves
+    /// whether they may have it.
+    credentials: Vec<Credentials>,
+    node: Option<String>,
+}
 
 /// What a container's image policy asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,13 +159,13 @@ impl Images {
         self.ledger.used(name, Timestamp::now());
         let slot = self.slot(name);
         let mut slot = slot.lock().await;
-        if let Some((image, at)) = slot.as_ref()
-            && at.elapsed() < LOOK_UP_LIFE
+        if let Some(known) = slot.as_ref()
+            && known.at.elapsed() < LOOK_UP_LIFE
         {
-            return Ok(Some(image.clone()));
+            return Ok(Some(known.image.clone()));
         }
         let found = self.runtime.image(name).await?;
-        *slot = found.clone().map(|image| (image, Instant::now()));
+        *slot = found.clone().map(|image| Known { image, at: Instant::now(), pull: None });
         Ok(found)
     }
 
@@ -167,11 +182,25 @@ impl Images {
         let waiting_since = Instant::now();
         let mut slot = slot.lock().await;
         // Someone else pulled it while we waited for the lock.
-        if let Some((image, at)) = slot.as_ref()
+        if let Some(Known { image, at, pull: Some(pull) }) = slot.as_ref()
             && *at > waiting_since
+            && pull.credentials == credentials
         {
-            return Ok(Pulled { image: image.clone(), node: None });
+            return Ok(Pulled { image: image.clone(), node: pull.node.clone() });
         }
+        let pulled = self.pull_now(name, credentials, told).await?;
+        let pull = Pull { credentials: credentials.to_vec(), node: pulled.node.clone() };
+        let (image, at) = (pulled.image.clone(), Instant::now());
+        *slot = Some(Known { image, at, pull: Some(pull) });
+        Ok(pulled)
+    }
+
+    async fn pull_now(
+        &self,
+        name: &str,
+        credentials: &[Credentials],
+        told: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Pulled, ImageError> {
         let mut attempts = credentials.iter().map(Some).collect::<Vec<_>>();
         if attempts.is_empty() {
             attempts.push(None);
@@ -181,7 +210,6 @@ impl Images {
         for attempt in attempts {
             match self.runtime.pull(name, attempt, told).await {
                 Ok(image) => {
-                    *slot = Some((image.clone(), Instant::now()));
                     self.note(name, &image, before.as_ref());
                     return Ok(Pulled { image, node: None });
                 }
@@ -190,7 +218,6 @@ impl Images {
         }
         let mut why = vec![message];
         if let Some(pulled) = self.fetch(name, &mut why).await {
-            *slot = Some((pulled.image.clone(), Instant::now()));
             self.note(name, &pulled.image, before.as_ref());
             return Ok(pulled);
         }
@@ -427,6 +454,7 @@ fn entry_credentials(server: &str, entry: &serde_json::Value) -> Option<Credenti
 
 #[cfg(test)]
 mod tests {
+    use futures::stream::{self, BoxStream};
     use serde_json::json;
 
     use super::*;
@@ -477,6 +505,104 @@ mod tests {
         assert_eq!(users("redis"), ["u"]);
         assert_eq!(users("reg.example:5000/x:1"), ["a"]);
         assert!(users("other.example/x").is_empty());
+    }
+
+    /// What other nodes do when they are asked for `a:1`, one after the other.
+    struct Others(Vec<(&'static str, Does)>);
+
+    #[derive(Clone, Copy)]
+    enum Does {
+        Refuse,
+        BreakOff,
+        GoSilent,
+        SendAnother,
+        Send,
+    }
+
+    #[async_trait::async_trait]
+    impl Peers for Others {
+        async fn offers(&self, _: &str) -> BoxStream<'_, Result<peers::Offer, String>> {
+            let offers = self.0.iter().map(|(node, does)| {
+                let begin = Ok(bytes::Bytes::from_static(b"\0"));
+                let broken = Err(RuntimeError::Refused("cable cut".into()));
+                let tar: Tar = match does {
+                    Does::Refuse => return Err(format!("node {node} is not ready")),
+                    Does::BreakOff => Box::pin(stream::iter([begin, broken])),
+                    Does::GoSilent => Box::pin(stream::iter([begin]).chain(stream::pending())),
+                    Does::SendAnother => archive("b:1"),
+                    Does::Send => archive("a:1"),
+                };
+                Ok(peers::Offer { node: (*node).to_owned(), tar })
+            });
+            Box::pin(stream::iter(offers))
+        }
+    }
+
+    fn archive(name: &str) -> Tar {
+        let manifest = json!([{"RepoTags": [name]}]).to_string();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(manifest.len() as u64);
+        tar.append_data(&mut header, "manifest.json", manifest.as_bytes()).unwrap();
+        Box::pin(stream::iter([Ok(tar.into_inner().unwrap().into())]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_breaks_off_is_followed_by_the_next() {
+        let all = [("x", Does::Refuse), ("y", Does::BreakOff), ("z", Does::GoSilent)];
+        let cases = [
+            (vec![("n", Does::Send)], Ok("n")),
+            ([&all[..], &[("n", Does::Send)]].concat(), Ok("n")),
+            (vec![("s", Does::SendAnother), ("n", Does::Send)], Ok("n")),
+            (
+                [&all[..], &[("s", Does::SendAnother)]].concat(),
+                Err("manifest for a:1 not found; node x is not ready; from node y: cable cut; \
+                     from node z: it went silent; node s sent another image than a:1"),
+            ),
+            (vec![], Err("manifest for a:1 not found")),
+        ];
+        for (others, expected) in cases {
+            let images = Images::new(Arc::new(Memory::new()));
+            let images = images.with(Arc::new(Others(others)), Ledger::default());
+            let pulled = images.pull("a:1", &[], &|_| {}).await;
+            let told = pulled.map(|pulled| pulled.node.unwrap()).map_err(|why| why.to_string());
+            assert_eq!(told, expected.map(str::to_owned).map_err(str::to_owned));
+            assert_eq!(images.ledger.all().contains_key("a:1"), expected.is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pull_is_shared_by_those_with_the_same_credentials() {
+        let credentials = |user: &str| {
+            vec![Credentials {
+                username: user.into(),
+                password: "p".into(),
+                registry: "docker.io".into(),
+            }]
+        };
+        let cases = [
+            ("none", vec![], vec![], 1),
+            ("the same", credentials("a"), credentials("a"), 1),
+            ("others", credentials("a"), credentials("b"), 2),
+            ("none for one", credentials("a"), vec![], 2),
+        ];
+        for (name, one, other, expected) in cases {
+            let memory = Arc::new(Memory::new());
+            memory.add_remote_image("a:1");
+            let images = Images::new(memory.clone());
+            // Both wait for somebody who only looks.
+            let slot = images.slot("a:1");
+            let held = slot.lock().await;
+            let told = |_| {};
+            let both = async {
+                tokio::join!(images.pull("a:1", &one, &told), images.pull("a:1", &other, &told))
+            };
+            let (both, ()) = tokio::join!(both, async { drop(held) });
+            both.0.unwrap();
+            both.1.unwrap();
+            let pulls = memory.calls().iter().filter(|call| call.starts_with("pull ")).count();
+            assert_eq!(pulls, expected, "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,8 @@ const EVENT_CAPACITY: usize = 1024;
 /// The in-memory runtime.
 pub struct Memory {
     inner: Mutex<Inner>,
-    events: broadcast::Sender<Event>,
+    /// Another one after each time that the runtime was away.
+    events: Mutex<broadcast::Sender<Event>>,
     lifted: Notify,
 }
 
@@ -58,7 +59,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             inner: Mutex::default(),
-            events: broadcast::Sender::new(EVENT_CAPACITY),
+            events: Mutex::new(broadcast::Sender::new(EVENT_CAPACITY)),
             lifted: Notify::new(),
         }
     }
@@ -140,9 +141,16 @@ impl Memory {
         (inner.drivers, inner.devices) = (owned(drivers), owned(devices));
     }
 
-    /// Takes the runtime down, or brings it back.
+    /// Takes the runtime down, which ends all event streams, or brings it back.
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;
+        if down {
+            *self.events() = broadcast::Sender::new(EVENT_CAPACITY);
+        }
+    }
+
+    fn events(&self) -> MutexGuard<'_, broadcast::Sender<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a container was created from.
@@ -170,7 +178,7 @@ impl Memory {
     fn send(&self, container: &Container, kind: EventKind) {
         let event = Event { id: container.id.clone(), labels: container.labels.clone(), kind };
         // No receiver is fine: nobody watches.
-        drop(self.events.send(event));
+        drop(self.events().send(event));
     }
 
     /// Waits while the container is throttled.
@@ -528,7 +536,7 @@ impl Runtime for Memory {
     ) -> Result<BoxStream<'static, Result<Event>>> {
         drop(self.up("events", "")?);
         let wanted = labels.clone();
-        let events = BroadcastStream::new(self.events.subscribe()).filter_map(move |event| {
+        let events = BroadcastStream::new(self.events().subscribe()).filter_map(move |event| {
             let found = match event {
                 Ok(event) => carries(&event.labels, &wanted).then_some(Ok(event)),
                 Err(lagged) => Some(Err(RuntimeError::Unavailable(lagged.to_string()))),

@@ -22,6 +22,63 @@ async fn a_status_that_others_overrule_is_written_again() {
 }
 
 #[tokio::test]
+async fn while_the_runtime_is_away_nothing_is_done_on_what_was_known_of_it() {
+    let mut node = hollow().await;
+    let host = "127.0.0.77";
+    let served = std::net::TcpListener::bind((host, 0)).unwrap();
+    let port = served.local_addr().unwrap().port();
+    let probe = json!({"tcpSocket": {"host": host, "port": port},
+        "periodSeconds": 1, "failureThreshold": 1});
+    node.apply(
+        "p",
+        json!({"containers": [{"name": "a", "image": "img:1", "livenessProbe": probe}]}),
+    );
+    node.until("Ready", ready).await;
+    let (app, sandbox) = (node.app("a").await, node.app(labels::SANDBOX).await);
+    // Its probe condemns a container that is not there any more, nor is the
+    // sandbox that the next one would join.
+    node.runtime.set_down(true);
+    drop(served);
+    node.runtime.exit(&app.id, 137);
+    node.runtime.exit(&sandbox.id, 137);
+    node.until_event("Unhealthy").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let _served = std::net::TcpListener::bind((host, port)).unwrap();
+    node.runtime.set_down(false);
+    node.until("a restart", |pod| {
+        ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    })
+    .await;
+    assert!(!node.events().iter().any(|event| event == "Killing"), "{:?}", node.events());
+    let calls = node.runtime.calls();
+    let made = calls.iter().filter(|call| call.starts_with("create ") && call.contains("_a_p_"));
+    assert_eq!(made.count(), 2, "{calls:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_cannot_be_asked_condemns_nobody() {
+    let mut node = hollow().await;
+    let probe = json!({"exec": {"command": ["check"]}, "periodSeconds": 1, "failureThreshold": 1});
+    node.apply(
+        "p",
+        json!({"containers": [{"name": "a", "image": "img:1", "livenessProbe": probe}]}),
+    );
+    node.until("Ready", ready).await;
+    let before = node.app("a").await;
+    node.runtime.set_down(true);
+    node.until_event("Unhealthy").await;
+    node.runtime.set_down(false);
+    // What it did not answer counts for nothing, what it answers does.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(node.app("a").await.id, before.id);
+    assert!(node.containers().await.iter().all(crate::runtime::Container::is_running));
+    node.runtime.set_exec_code("check", 1);
+    node.until("a restart", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn volumes_follow_labels() {
     let mut node = hollow().await;
     let mut spec = one();
