@@ -20,13 +20,14 @@ use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::{ContainerUpdateBody, ExecConfig};
 use bollard::query_parameters as query;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use super::archive::{self, Entry};
 use super::docker_convert as convert;
 use super::processes;
+use super::repeats::Repeats;
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, ExecOptions, Image,
     Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, State, Stats,
@@ -252,7 +253,11 @@ impl Runtime for Docker {
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<Output>>> {
         let client = self.client().await?.clone();
-        let id = id.to_owned();
+        let mut repeats = if options.follow && !has_terminal(&client, id).await? {
+            Some(Repeats::new(options.timestamps))
+        } else {
+            None
+        };
         // Docker filters by whole seconds; the caller sees the lines' times.
         let since = options.since.map_or(0, |at| i32::try_from(at.as_second()).unwrap_or(i32::MAX));
         let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
@@ -261,10 +266,16 @@ impl Runtime for Docker {
             .stdout(options.stdout)
             .stderr(options.stderr)
             .since(since)
-            .timestamps(options.timestamps)
+            .timestamps(options.timestamps || repeats.is_some())
             .tail(&tail)
             .build();
-        Ok(Box::pin(client.logs(&id, Some(options)).filter_map(|piece| async { output(piece) })))
+        let pieces = client.logs(id, Some(options)).filter_map(|piece| async { output(piece) });
+        Ok(Box::pin(pieces.filter_map(move |piece| {
+            future::ready(match (piece, &mut repeats) {
+                (Ok(piece), Some(repeats)) => repeats.pass(piece).map(Ok),
+                (piece, _) => Some(piece),
+            })
+        })))
     }
 
     async fn exec(&self, id: &str, options: &ExecOptions) -> Result<Session> {
@@ -413,6 +424,12 @@ impl Runtime for Docker {
             log_bytes: log_bytes.await.ok().and_then(std::io::Result::ok).unwrap_or_default(),
         })
     }
+}
+
+/// Whether a container's output is that of a terminal.
+async fn has_terminal(client: &bollard::Docker, id: &str) -> Result<bool> {
+    let found = client.inspect_container(id, None::<query::InspectContainerOptions>).await;
+    Ok(found.map_err(from_docker)?.config.and_then(|config| config.tty).unwrap_or(false))
 }
 
 /// The sizes of a log file and of its rotated predecessors, which carry its

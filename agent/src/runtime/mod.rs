@@ -15,6 +15,7 @@ mod docker_convert;
 pub mod labels;
 pub mod memory;
 mod processes;
+mod repeats;
 pub mod sandbox_image;
 
 #[cfg(test)]
