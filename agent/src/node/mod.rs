@@ -6,6 +6,7 @@
 //! was silent unknown, and only the node itself can say that it is not.
 
 mod condition;
+mod facts;
 mod features;
 mod lease;
 mod machine;
@@ -23,8 +24,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
+    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams};
@@ -42,9 +43,10 @@ use crate::events::{Recorder, Severity};
 use crate::eviction::thresholds::Watch;
 use crate::pod::admit::fit::NodeFacts;
 use crate::revision::{Revision, revision_of};
-use crate::runtime::{Image, Runtime, Version, sandbox_image};
+use crate::runtime::{Runtime, Version, sandbox_image};
 use skiff_client::chain;
 
+use facts::Facts;
 pub(crate) use features::label_value;
 pub use machine::Machine;
 pub(crate) use machine::meminfo;
@@ -53,10 +55,6 @@ pub use pressure::{Kind, Pressures, Shortage};
 /// How often the lease is renewed while it lasts, so that one lost renewal or
 /// two do not cost the node its pods.
 const RENEWALS_PER_LEASE: u32 = 4;
-/// How often the status is looked over in full.
-const STATUS_PERIOD: Duration = Duration::from_secs(300);
-/// Images named in the status.
-const MAX_IMAGES: usize = 50;
 /// How long a node that the API has as ready may take to find its runtime and
 /// its pods after a restart of the agent.
 const WARM_UP: Duration = Duration::from_secs(8);
@@ -202,7 +200,6 @@ impl NodeAgent {
         }
         seen.take(registered);
         let mut written: Option<NodeStatus> = None;
-        let mut full_look: Option<Instant> = None;
         let mut facts = Facts::default();
         loop {
             tokio::select! {
@@ -255,11 +252,12 @@ impl NodeAgent {
                     }
                     None => own = self.watch_self(),
                 },
-                () = changed(&mut health.runtime_rx) => {}
+                () = facts.answered() => {}
+                () = changed(&mut health.runtime_rx) => facts.outdate(),
                 () = changed(&mut health.network_rx) => {}
                 () = changed(&mut health.shutdown_rx) => {}
             }
-            let problems = health.problems();
+            let problems = health.problems(facts.silence.as_deref());
             if !problems.is_empty()
                 && !health.is_shutting_down()
                 && begun.elapsed() < WARM_UP
@@ -268,11 +266,9 @@ impl NodeAgent {
                 // Restarted: what ran goes on running while we find it again.
                 continue;
             }
-            if full_look.is_none_or(|at| at.elapsed() >= STATUS_PERIOD)
-                || (facts.version.is_none() && problems.is_empty())
-            {
-                full_look = Some(Instant::now());
-                facts.look(self.runtime.as_ref()).await;
+            facts.ask(&self.runtime, !health.is_without_runtime());
+            if !facts.has_answered() {
+                continue;
             }
             let status = self.status(&facts, &problems, &seen.conditions, &gpus);
             if written.as_ref().is_some_and(|known| condition::same(known, &status)) {
@@ -388,15 +384,22 @@ impl NodeAgent {
 }
 
 impl Health {
-    fn problems(&self) -> Vec<String> {
+    /// All of it. `silence` is why the runtime did not answer a question; while
+    /// it is known to be away that says nothing new.
+    fn problems(&self, silence: Option<&str>) -> Vec<String> {
         let known = |receiver: &Option<watch::Receiver<Option<String>>>, what: &str| {
             let reason = receiver.as_ref()?.borrow().clone()?;
             Some(format!("{what}: {reason}"))
         };
-        let runtime = known(&self.runtime_rx, "container runtime is down");
+        let runtime = known(&self.runtime_rx, "container runtime is down")
+            .or_else(|| Some(format!("container runtime is down: {}", silence?)));
         let network = known(&self.network_rx, "pod network is not ready");
         let shutdown = self.is_shutting_down().then(|| "node is shutting down".to_owned());
         runtime.into_iter().chain(network).chain(shutdown).collect()
+    }
+
+    fn is_without_runtime(&self) -> bool {
+        self.runtime_rx.as_ref().is_some_and(|away| away.borrow().is_some())
     }
 
     fn is_shutting_down(&self) -> bool {
@@ -454,38 +457,4 @@ async fn changed<T>(receiver: &mut Option<watch::Receiver<T>>) {
     if !changed {
         std::future::pending().await
     }
-}
-
-/// What the runtime knows; looked up rarely.
-#[derive(Default)]
-struct Facts {
-    version: Option<Version>,
-    images: Vec<ContainerImage>,
-}
-
-impl Facts {
-    async fn look(&mut self, runtime: &dyn Runtime) {
-        match runtime.version().await {
-            Ok(version) => self.version = Some(version),
-            Err(error) => debug!(%error, "version of the runtime not known"),
-        }
-        match runtime.images().await {
-            Ok(images) => self.images = named_images(images),
-            Err(error) => debug!(%error, "images of the runtime not known"),
-        }
-    }
-}
-
-/// The largest images that have a name.
-fn named_images(mut images: Vec<Image>) -> Vec<ContainerImage> {
-    images.retain(|image| !image.tags.is_empty() || !image.digests.is_empty());
-    images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
-    images.truncate(MAX_IMAGES);
-    images
-        .into_iter()
-        .map(|image| ContainerImage {
-            names: Some(image.digests.into_iter().chain(image.tags).collect()),
-            size_bytes: Some(image.size),
-        })
-        .collect()
 }
