@@ -233,7 +233,7 @@ async fn serve(
     let numbers = move || metrics.render(directory.len());
     let backend =
         server::backend::Node::new(runtime, &config.instance, &config.node_name, pods, numbers)
-            .keeping(images, &config.data_dir);
+            .keeping(images, config);
     let settings = server::Settings {
         ca_pem: config.server_ca_pem.clone(),
         node_name: config.node_name.clone(),

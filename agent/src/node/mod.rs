@@ -51,6 +51,7 @@ pub(crate) use features::label_value;
 pub use machine::Machine;
 pub(crate) use machine::meminfo;
 pub use pressure::{Kind, Pressures, Shortage};
+pub(crate) use register::parse_taint;
 
 /// How often the lease is renewed while it lasts, so that one lost renewal or
 /// two do not cost the node its pods.

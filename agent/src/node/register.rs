@@ -164,7 +164,7 @@ fn retryable(code: u16) -> bool {
 }
 
 /// Reads `key=value:Effect` or `key:Effect`.
-fn parse_taint(text: &str) -> Option<Taint> {
+pub(crate) fn parse_taint(text: &str) -> Option<Taint> {
     let (pair, effect) = text.rsplit_once(':')?;
     let (key, value) = match pair.split_once('=') {
         Some((key, value)) => (key, Some(value.to_owned())),

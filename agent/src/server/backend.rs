@@ -14,11 +14,15 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use super::configz;
+use crate::config::Config;
 use crate::images::Images;
 use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
 use crate::usage::Meter;
 use crate::volume::persistent::volumes_dir;
 
+/// Where machines keep their logs.
+const LOG_DIR: &str = "/var/log";
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A question that the node cannot answer.
@@ -71,6 +75,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What the node and its pods use.
     fn meter(&self) -> &Meter;
+
+    /// The agent's settings, as a KubeletConfiguration.
+    fn settings(&self) -> &Value;
+
+    /// The folder of the machine's logs.
+    fn log_dir(&self) -> &Path;
 }
 
 /// Finds containers by their labels.
@@ -83,6 +93,7 @@ pub struct Node {
     images: Images,
     volumes_dir: PathBuf,
     meter: Meter,
+    settings: Value,
 }
 
 impl Node {
@@ -99,6 +110,7 @@ impl Node {
             images: Images::new(runtime.clone()),
             meter: Meter::new(runtime.clone(), instance, node),
             volumes_dir: PathBuf::new(),
+            settings: Value::Null,
             runtime,
             instance: instance.to_owned(),
             node: node.to_owned(),
@@ -109,9 +121,10 @@ impl Node {
 }
 
 impl Node {
-    /// The same with these images, and with local volumes in `data_dir`.
-    pub fn keeping(self, images: Images, data_dir: &Path) -> Self {
-        Self { images, volumes_dir: volumes_dir(data_dir), ..self }
+    /// The same with these images, and as the agent is set up.
+    pub fn keeping(self, images: Images, config: &Config) -> Self {
+        let settings = configz::kubelet_configuration(config);
+        Self { images, volumes_dir: volumes_dir(&config.data_dir), settings, ..self }
     }
 }
 
@@ -176,6 +189,14 @@ impl Backend for Node {
 
     fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    fn settings(&self) -> &Value {
+        &self.settings
+    }
+
+    fn log_dir(&self) -> &Path {
+        Path::new(LOG_DIR)
     }
 }
 

@@ -9,6 +9,7 @@
 //! command over any transport; `websocket` and [`spdy`] are the transports.
 
 pub mod backend;
+pub mod configz;
 mod images;
 mod logs;
 mod pod_connection;
@@ -16,6 +17,7 @@ mod port_forward;
 mod remote;
 pub mod spdy;
 mod spdy_remote;
+mod system_logs;
 pub mod tls;
 mod upgrade;
 mod usage;
@@ -241,6 +243,9 @@ fn router(backend: Node) -> Router {
         .route("/metrics", get(async |State(node): State<Node>| node.metrics()))
         .route("/metrics/resource", get(usage::resources))
         .route("/stats/summary", get(usage::summary))
+        .route("/configz", get(configz::serve))
+        .route("/logs/", get(system_logs::list))
+        .route("/logs/{*path}", get(system_logs::serve))
         .route("/images", get(images::list).post(images::load).delete(images::remove))
         .route("/localVolumes/{name}", delete(volumes::remove))
         .layer(DefaultBodyLimit::disable())

@@ -32,6 +32,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Node {
     inner: RealNode,
     listens: u16,
+    logs: tempfile::TempDir,
 }
 
 #[async_trait]
@@ -76,6 +77,14 @@ impl Backend for Node {
     fn meter(&self) -> &Meter {
         self.inner.meter()
     }
+
+    fn settings(&self) -> &Value {
+        self.inner.settings()
+    }
+
+    fn log_dir(&self) -> &Path {
+        self.logs.path()
+    }
 }
 
 /// A server with pod `ns/p`, whose container `c` has logged a line.
@@ -108,7 +117,12 @@ async fn server_on(runtime: Arc<Memory>) -> u16 {
         }
     });
     let inner = RealNode::new(runtime, "i", "n", || json!({"items": []}), String::new);
-    let router = router(Arc::new(Node { inner, listens })).layer(Extension(Caller::ApiServer));
+    let logs = tempfile::tempdir().unwrap();
+    std::fs::create_dir(logs.path().join("apt")).unwrap();
+    std::fs::write(logs.path().join("apt/a & b.log"), "news\n").unwrap();
+    std::os::unix::fs::symlink("/etc", logs.path().join("out")).unwrap();
+    let router =
+        router(Arc::new(Node { inner, listens, logs })).layer(Extension(Caller::ApiServer));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -234,5 +248,36 @@ async fn ports_are_forwarded_over_numbered_channels() {
     ] {
         let refused = hears(port, path, Some("v4.channel.k8s.io"), &[]).await.unwrap_err();
         assert!(refused.contains(says), "{path}: {refused}");
+    }
+}
+
+/// The answer to a GET: its status line, headers and body.
+async fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!("GET {path} HTTP/1.0\r\nHost: n\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_machines_logs_are_listed_and_read_and_nothing_else() {
+    let port = server().await;
+    let cases = [
+        ("/logs/", "200", "<a href=\"apt/\">apt/</a>\n<a href=\"out\">out</a>"),
+        ("/logs/apt", "301", "location: apt/"),
+        ("/logs/apt/", "200", "<a href=\"a%20%26%20b.log\">a &amp; b.log</a>"),
+        ("/logs/apt/a%20%26%20b.log", "200", "\r\n\r\nnews\n"),
+        ("/logs/none", "404", ""),
+        ("/logs/out/passwd", "403", ""),
+        ("/logs/%2e%2e/passwd", "403", ""),
+        ("/configz", "200", "{\"kubeletconfig\":"),
+    ];
+    for (path, status, part) in cases {
+        let answer = get(port, path).await;
+        let told = answer.split(' ').nth(1).unwrap();
+        assert!(told == status && answer.contains(part), "{path}: {answer}");
+        assert!(!answer.contains("root:"), "{path}");
     }
 }

@@ -72,6 +72,11 @@ impl GracePeriods {
         }
     }
 
+    /// The ranks, the first to end first.
+    pub fn ranks(&self) -> &[Rank] {
+        &self.ranks
+    }
+
     /// How long all pods take at most.
     pub fn total(&self) -> Duration {
         self.ranks.iter().map(|rank| rank.grace).sum()

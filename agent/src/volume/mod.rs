@@ -343,6 +343,13 @@ pub(crate) async fn read_beneath(root: &Path, sub: &str, bytes: usize) -> std::i
     String::from_utf8(read).map_err(std::io::Error::other)
 }
 
+/// The file or folder `sub` in `root`, into which others may write: no symbolic
+/// link in it leads out, and what is neither is not opened.
+pub(crate) async fn open_beneath(root: &Path, sub: &str) -> std::io::Result<std::fs::File> {
+    let (root, sub) = (root.to_owned(), sub.to_owned());
+    blocking(move || subpath::open_to_read(&root, Path::new(&sub))).await
+}
+
 /// Runs file work where it does not hold up other pods.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,

@@ -33,15 +33,25 @@ pub(super) fn bind_whole(root: &Path, target: &Path) -> io::Result<()> {
 
 /// The first bytes of the file `root`/`sub`.
 pub(super) fn read(root: &Path, sub: &Path, bytes: usize) -> io::Result<Vec<u8>> {
-    let found = open_beneath(root, sub, false)?;
-    let opened = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
-    // A pipe or a device would hold up or surprise whoever reads it.
-    if !std::fs::metadata(&opened)?.is_file() {
+    let file = open_to_read(root, sub)?;
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other(format!("{} is not a file", sub.display())));
     }
     let mut read = Vec::new();
-    File::open(&opened)?.take(bytes as u64).read_to_end(&mut read)?;
+    file.take(bytes as u64).read_to_end(&mut read)?;
     Ok(read)
+}
+
+/// The file or folder `root`/`sub`.
+pub(super) fn open_to_read(root: &Path, sub: &Path) -> io::Result<File> {
+    let found = open_beneath(root, sub, false)?;
+    let opened = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
+    let kind = fs::metadata(&opened)?;
+    // A pipe or a device would hold up or surprise whoever reads it.
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(io::Error::other(format!("{} is not a file", sub.display())));
+    }
+    File::open(&opened)
 }
 
 fn bind_opened(target: &Path, open: impl FnOnce() -> io::Result<OwnedFd> + Send) -> io::Result<()> {
