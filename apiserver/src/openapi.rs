@@ -108,7 +108,7 @@ impl Documents {
         // this client leaves, so the lock goes with it.
         let made = tokio::task::spawn_blocking(move || {
             let made = document.make();
-            return_memory();
+            skiff_memory::give_back();
             if let Some(bytes) = &made {
                 let mut kept = documents.kept.write().unwrap_or_else(PoisonError::into_inner);
                 kept.insert(document, bytes.clone());
@@ -160,17 +160,6 @@ fn plain(compressed: Bytes) -> Body {
             Err(error) => Some((Err(error), decoder)),
         }
     }))
-}
-
-/// Gives freed memory back to the system. The allocator would keep the heap at
-/// the size of the largest document for as long as the process lives.
-fn return_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        // SAFETY: takes no pointer and touches only the allocator's own free
-        // pages, under its own locks.
-        unsafe { libc::malloc_trim(0) };
-    }
 }
 
 fn find(path: &str, headers: &HeaderMap) -> Option<Document> {

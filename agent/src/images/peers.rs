@@ -19,9 +19,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use kube::api::ListParams;
 use rustls_pki_types::ServerName;
+use skiff_client::Api;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
@@ -93,7 +93,7 @@ impl Peers for ClusterPeers {
     async fn offers(&self, name: &str) -> BoxStream<'_, Result<Offer, String>> {
         let nodes = Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await;
         let nodes = nodes.inspect_err(|error| debug!(%error, "cannot ask for other nodes"));
-        let nodes = nodes.map(|nodes| nodes.items).unwrap_or_default();
+        let nodes = nodes.unwrap_or_default();
         let candidates = candidates(&nodes, &self.node, name, sandbox_image::architecture());
         let name = name.to_owned();
         let asked = futures::stream::iter(candidates).filter_map(move |one| {

@@ -11,6 +11,7 @@ mod start;
 
 mod stop;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -117,7 +118,12 @@ fn termination_log(ctx: &Context, pod: &Pod, container: &str, attempt: u32) -> P
 
 /// All containers of a pod, as Docker has them now.
 pub async fn containers_of(ctx: &Context, pod: &Pod) -> Result<Vec<Container>, RuntimeError> {
+    ctx.runtime.list(&labels_of(ctx, pod)).await
+}
+
+/// What all containers of a pod carry.
+fn labels_of(ctx: &Context, pod: &Pod) -> BTreeMap<String, String> {
     let mut wanted = labels::of_node(&ctx.config.instance, &ctx.config.node_name);
     wanted.insert(labels::POD_UID.into(), uid(pod).into());
-    ctx.runtime.list(&wanted).await
+    wanted
 }

@@ -18,6 +18,7 @@ use kube::runtime::watcher;
 use skiff_client::Api;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
@@ -30,6 +31,9 @@ use super::static_pods::{Folder, mirrored};
 use super::worker::Worker;
 use crate::eviction::limits;
 use crate::runtime::{Container, Event, EventKind, RuntimeError, labels};
+
+/// How long nothing has come or gone before memory is given back.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// The inboxes of all workers, by pod UID.
 #[derive(Default)]
@@ -140,6 +144,8 @@ pub struct Manager {
     folder: Option<Folder>,
     /// Static pods by UID, each with the mirror that the API has.
     statics: BTreeMap<String, Option<Arc<Pod>>>,
+    /// When memory is given back, after containers or pods have come or gone.
+    settles_at: Option<Instant>,
     cancel: CancellationToken,
 }
 
@@ -164,6 +170,7 @@ impl Manager {
             newcomers: Vec::new(),
             folder: None,
             statics: BTreeMap::new(),
+            settles_at: None,
             cancel,
         }
     }
@@ -224,6 +231,10 @@ impl Manager {
                 },
                 Some(ended) = self.workers.join_next(), if !self.workers.is_empty() => {
                     self.take_ended(ended);
+                }
+                () = sleep_until(self.settles_at.unwrap_or_else(Instant::now)), if self.settles_at.is_some() => {
+                    self.settles_at = None;
+                    skiff_memory::give_back();
                 }
             }
         }
@@ -448,6 +459,7 @@ impl Manager {
     fn take_ended(&mut self, ended: Result<String, JoinError>) {
         match ended {
             Ok(uid) => {
+                self.settles_at = Some(Instant::now() + SETTLED);
                 self.inboxes().remove(&uid);
                 self.containers.remove(&uid);
                 self.directory.room_changed();
@@ -460,6 +472,7 @@ impl Manager {
     /// Hands a change of a container to its pod's worker.
     fn take_runtime(&mut self, event: &Event) {
         let Some(pod) = event.labels.get(labels::POD_UID) else { return };
+        self.settles_at = Some(Instant::now() + SETTLED);
         if let Some(inbox) = self.directory.get(pod) {
             match event.kind {
                 EventKind::Started => inbox.started(&event.id),

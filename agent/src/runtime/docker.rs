@@ -84,7 +84,7 @@ impl Runtime for Docker {
         })
     }
 
-    async fn list(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Container>> {
+    async fn ids(&self, labels: &BTreeMap<String, String>) -> Result<Vec<String>> {
         let client = self.client().await?;
         let options = query::ListContainersOptions {
             all: true,
@@ -92,9 +92,12 @@ impl Runtime for Docker {
             ..query::ListContainersOptionsBuilder::new().build()
         };
         let found = client.list_containers(Some(options)).await.map_err(from_docker)?;
-        // The list leaves out exit codes and times; only inspect has them.
-        let ids = found.into_iter().filter_map(|summary| summary.id);
-        let inspected = futures::stream::iter(ids)
+        Ok(found.into_iter().filter_map(|summary| summary.id).collect())
+    }
+
+    async fn list(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Container>> {
+        // Docker's list leaves out exit codes and times; only inspect has them.
+        let inspected = futures::stream::iter(self.ids(labels).await?)
             .map(|id| async move { self.inspect(&id).await })
             .buffer_unordered(8)
             .collect::<Vec<_>>()

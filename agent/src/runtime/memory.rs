@@ -254,6 +254,10 @@ impl Runtime for Memory {
         })
     }
 
+    async fn ids(&self, labels: &BTreeMap<String, String>) -> Result<Vec<String>> {
+        Ok(self.list(labels).await?.into_iter().map(|container| container.id).collect())
+    }
+
     async fn list(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Container>> {
         let inner = self.up("list", "")?;
         Ok(inner

@@ -73,7 +73,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Name and version, such as `docker` and `20.10.24`.
     async fn version(&self) -> Result<Version>;
 
-    /// All containers, running or not, that carry all of `labels`.
+    /// The ids of all containers, running or not, that carry all of `labels`.
+    async fn ids(&self, labels: &BTreeMap<String, String>) -> Result<Vec<String>>;
+
+    /// The same containers with what is known of each.
     async fn list(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Container>>;
 
     /// One container, by id or name.

@@ -113,6 +113,7 @@ fn follow(next: Next) -> anyhow::Result<()> {
 /// is made for have few cores, and every thread holds memory.
 fn wait_for<T>(log: &str, command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     log_to_stderr(log)?;
+    skiff_memory::keep_together();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(command);

@@ -92,7 +92,7 @@ impl TreeState {
         let result = work(&db);
         drop(db);
         self.wait_closed()?;
-        return_memory();
+        skiff_memory::give_back();
         let result = result?;
         sums::record(&self.dir, &self.sums()).map_err(|error| failure("synced", &error))?;
         Ok(result)
@@ -167,17 +167,6 @@ impl TreeState {
         writer.commit()?;
         db.flush().map_err(|error| failure("flushed", &error))?;
         Ok(())
-    }
-}
-
-/// Gives the memory of a tree that was closed back to the system. The allocator
-/// would keep it for the next one, which may never come.
-fn return_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        // SAFETY: takes no pointer and touches only the allocator's own free
-        // pages, under its own locks.
-        unsafe { libc::malloc_trim(0) };
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::super::context::Context;
 use super::super::hooks;
 use super::super::model::{Attempt, container_named, spec, uid};
-use super::{containers_of, termination_log};
+use super::{labels_of, termination_log};
 use crate::events::Severity;
 use crate::runtime::{Container, LogOptions, Output, Runtime, RuntimeError};
 use crate::volume;
@@ -163,9 +163,9 @@ pub async fn run_hook(
 /// rest from going; all failures are returned.
 pub async fn clean_up(ctx: &Context, pod: &Pod) -> Result<(), String> {
     let mut failures = Vec::new();
-    match containers_of(ctx, pod).await {
+    match ctx.runtime.ids(&labels_of(ctx, pod)).await {
         Ok(found) => {
-            let removals = found.iter().map(|container| ctx.runtime.remove(&container.id));
+            let removals = found.iter().map(|id| ctx.runtime.remove(id));
             let removed = futures::future::join_all(removals).await;
             failures
                 .extend(removed.into_iter().filter_map(Result::err).map(|error| error.to_string()));
