@@ -1,6 +1,6 @@
 //! Pods that ask for what cannot be: each says so in its status and in an
 //! event, in the words that people search for, and a pod beside them does not
-//! notice.
+//! notice. So do pods that come to a node past the scheduler and do not fit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -120,9 +120,35 @@ fn what_cannot_be_is_said_and_bothers_nobody_else() {
         about(name, told, &|| get(&events, ".items[*].message"));
     }
 
+    step("who comes past the scheduler and does not fit is refused");
+    let past = |name: &str, more: Value| {
+        let mut spec = script("sleep 600");
+        spec["nodeName"] = json!(get("node", ".items[0].metadata.name"));
+        spec["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 8079}]);
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        lab.kubectl_with(&["apply", "-f", "-"], &pod(name, &spec).to_string()).ok();
+    };
+    past("fits", json!({}));
+    kubectl("wait --for=condition=Ready pod/fits --timeout=60s").ok();
+    let mut large = script("sleep 600");
+    large["containers"][0]["resources"] = json!({"requests": {"cpu": "1000"}});
+    let refused = [
+        ("no-room", json!({"containers": large["containers"]}), "OutOfcpu"),
+        ("no-label", json!({"nodeSelector": {"disk": "ssd"}}), "NodeAffinity"),
+        ("no-port", json!({}), "NodePorts"),
+    ];
+    for (name, more, reason) in refused {
+        past(name, more);
+        let of_pod = format!("pod {name}");
+        about(name, &format!("Failed {reason}"), &|| {
+            get(&of_pod, ".status.phase") + " " + &get(&of_pod, ".status.reason")
+        });
+    }
+
     step("they go when they are told to, and so does one that does not listen");
     kubectl("wait --for=condition=Ready pod/steady pod/stubborn --timeout=60s").ok();
-    let names: Vec<_> = mistakes.iter().map(|mistake| mistake.name).collect();
+    let mut names: Vec<_> = mistakes.iter().map(|mistake| mistake.name).collect();
+    names.extend(["fits", "no-room", "no-label", "no-port"]);
     kubectl(&format!("delete pod stubborn {} --timeout=60s", names.join(" "))).ok();
 
     step("the pod beside them ran on");
