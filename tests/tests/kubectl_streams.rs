@@ -4,12 +4,17 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, ttyname};
 use serde_json::Value;
 use skiff_tests::{Kubectl, Lab, Output, eventually, run, step};
 
@@ -44,6 +49,38 @@ spec:
   ports: [{port: 80, targetPort: http}]
 "#;
 
+/// More lines than one file of a log holds, numbered, slow enough to be
+/// followed; then another try.
+const LINES: usize = 15_000;
+const NUMBERS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: numbers}
+spec:
+  terminationGracePeriodSeconds: 0
+  restartPolicy: OnFailure
+  containers:
+  - name: c
+    image: skiff-example/busybox:latest
+    imagePullPolicy: IfNotPresent
+    command:
+    - sh
+    - -c
+    - |
+      if [ -e /scratch/once ]; then echo again; exec sleep 3600; fi
+      touch /scratch/once
+      pad=$(head -c 990 /dev/zero | tr '\0' x)
+      i=0
+      while [ $i -lt 15000 ]; do
+        i=$((i+1))
+        echo $i $pad
+        [ $((i%100)) = 0 ] && sleep 0.01
+      done
+      exit 1
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
+  volumes: [{name: scratch, emptyDir: {}}]
+"#;
+
 /// One client and the lab.
 struct Side<'a> {
     lab: &'a Lab,
@@ -72,6 +109,32 @@ impl Drop for Running {
     }
 }
 
+/// What a process says, line by line.
+struct Lines(mpsc::Receiver<String>);
+
+impl Lines {
+    fn of(said: impl Read + Send + 'static) -> Self {
+        let (tx, rx) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(said).lines().map_while(Result::ok);
+            // The test may have stopped listening.
+            lines.try_for_each(|line| tx.send(line))
+        });
+        Self(rx)
+    }
+
+    /// The first line from now on that contains `text`.
+    #[track_caller]
+    fn until(&self, text: &str) -> String {
+        loop {
+            let line = self.0.recv_timeout(LIMIT).unwrap_or_else(|end| panic!("{text}: {end}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+}
+
 #[test]
 fn bytes_of_pods_come_and_go() {
     let lab = Lab::up(1);
@@ -84,8 +147,11 @@ fn bytes_of_pods_come_and_go() {
         copy(&side, folder.path());
         forward(&side);
         talk(&side);
+        bulk(&side, folder.path());
+        terminal(&side);
         measure(&side);
     }
+    follow(&lab);
 }
 
 fn copy(side: &Side<'_>, folder: &Path) {
@@ -128,7 +194,7 @@ fn forward(side: &Side<'_>) {
         // Forwarding from 127.0.0.1:40001 -> 8080
         let address = line.split(' ').nth(2).unwrap_or_else(|| panic!("{target}: {line}"));
         let mut open: Vec<TcpStream> =
-            (0..4).map(|_| TcpStream::connect(address).unwrap()).collect();
+            (0..50).map(|_| TcpStream::connect(address).unwrap()).collect();
         for socket in open.iter_mut().rev() {
             socket.set_read_timeout(Some(LIMIT)).unwrap();
             socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -137,6 +203,17 @@ fn forward(side: &Side<'_>) {
             assert!(answer.ends_with("\r\n\r\nhello\n"), "{target}: {answer:?}");
         }
     }
+    let words = ["port-forward", "pod/web", ":9"];
+    let mut command = side.client.command(&side.lab.kubeconfig(), &words);
+    let mut forward =
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let said = Lines::of(forward.0.stdout.take().unwrap());
+    let line = said.until("-> 9");
+    let errors = Lines::of(forward.0.stderr.take().unwrap());
+    let socket = TcpStream::connect(line.split(' ').nth(2).unwrap()).unwrap();
+    let refused = errors.until("forwarding port 9 to pod web");
+    assert!(refused.contains("Connection refused"), "{refused}");
+    drop((socket, said));
     let refused = side.kubectl("port-forward pod/nobody :80").refused();
     assert!(refused.contains("pods \"nobody\" not found"), "{refused}");
 }
@@ -169,6 +246,69 @@ fn talk(side: &Side<'_>) {
     });
     let both = side.kubectl("logs -l app=web --all-containers --prefix").ok();
     assert!(both.contains("[pod/web/echo] heard"), "{both}");
+}
+
+fn bulk(side: &Side<'_>, folder: &Path) {
+    step("exec of more than fits anywhere on the way");
+    let (there, back) = (folder.join("there"), folder.join("back"));
+    let text: String = (0..2_000_000).map(|n| format!("{n}\n")).collect();
+    std::fs::write(&there, &text).unwrap();
+    let words = ["exec", "-i", "web", "-c", "httpd", "--", "cat"];
+    let mut command = side.client.command(&side.lab.kubeconfig(), &words);
+    command.stdin(File::open(&there).unwrap()).stdout(File::create(&back).unwrap());
+    assert!(command.status().unwrap().success());
+    assert!(std::fs::read_to_string(&back).unwrap() == text, "the same bytes");
+}
+
+fn terminal(side: &Side<'_>) {
+    step("a terminal that changes its size, and a client that goes away");
+    let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(&size, None).unwrap();
+    let script = "trap 'stty size' WINCH; stty size; while :; do sleep 0.1; done";
+    let words = ["exec", "-it", "web", "-c", "httpd", "--", "sh", "-c", script];
+    let mut command = side.client.command(&side.lab.kubeconfig(), &words);
+    let screen = || Stdio::from(pty.slave.try_clone().unwrap());
+    command.stdin(screen()).stdout(screen()).stderr(Stdio::null());
+    let shell = Running(command.spawn().unwrap());
+    let shown = Lines::of(File::from(pty.master));
+    shown.until("30 100");
+    let mut stty = Command::new("stty");
+    stty.arg("-F").arg(ttyname(&pty.slave).unwrap()).args(["rows", "41", "cols", "137"]);
+    run(stty, None).ok();
+    kill(Pid::from_raw(shell.0.id().cast_signed()), Signal::SIGWINCH).unwrap();
+    shown.until("41 137");
+    let left = || side.kubectl("exec web -c httpd -- ps").ok().contains("stty size");
+    assert!(left(), "it runs");
+    drop(shell);
+    eventually("what it ran has ended", LIMIT, || {
+        if left() { Err("it still runs".to_owned()) } else { Ok(()) }
+    });
+}
+
+fn follow(lab: &Lab) {
+    step("a log is followed from file to file, each line once");
+    lab.kubectl_with(&["apply", "-f", "-"], NUMBERS).ok();
+    let log = eventually("its log", LIMIT, || lab.kubectl(&["logs", "-f", "numbers"]).result());
+    let numbers = log.lines().map(|line| line.split(' ').next().unwrap_or_default());
+    let numbers: Vec<usize> = numbers.map(|number| number.parse().unwrap()).collect();
+    let jump = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+    assert_eq!((numbers.len(), jump), (LINES, None));
+
+    step("the log of the try before, lines by their number and time, a part of one");
+    eventually("the next try", LIMIT, || {
+        let said = lab.kubectl(&["logs", "numbers"]).result()?;
+        if said == "again" { Ok(()) } else { Err(said.chars().take(80).collect()) }
+    });
+    let before = |more: &[&str]| lab.kubectl(&[&["logs", "-p", "numbers"], more].concat()).ok();
+    let last = before(&["--tail=2", "--timestamps"]);
+    let last: Vec<&str> = last.lines().collect();
+    assert_eq!(last.len(), 2);
+    let (at, line) = last[0].split_once(' ').unwrap();
+    assert!(line.starts_with("14999 x"), "{line}");
+    let since = before(&[&format!("--since-time={at}")]);
+    assert!(since.ends_with(last[1].split_once(' ').unwrap().1));
+    assert!(since.lines().count() < LINES, "not all of it");
+    assert_eq!(before(&["--tail=1", "--limit-bytes=9"]), "15000 xxx");
 }
 
 fn measure(side: &Side<'_>) {
