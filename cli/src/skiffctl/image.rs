@@ -2,7 +2,8 @@
 //!
 //! Goes through the API server to each node's agent, so whoever may use
 //! `nodes/proxy` may do this. What is removed here is what the user names;
-//! nothing else is touched. A tar is held in memory while it is sent: the
+//! nothing else is touched. A node that fails does not keep the others from it;
+//! all failures are told in the end. A tar is held in memory while it is sent: the
 //! client library takes no body that is still to come.
 
 use std::collections::BTreeMap;
@@ -63,19 +64,43 @@ fn plan_nodes(nodes: &[Value], wanted: &[String]) -> anyhow::Result<(Vec<String>
     Ok((ready.into_iter().map(name).collect(), silent.into_iter().map(name).collect()))
 }
 
+/// What went wrong on some nodes.
+#[derive(Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
+    fn add(&mut self, what: String, error: &anyhow::Error) {
+        // A node answers in plain words, which the client library takes for a
+        // status that it cannot read.
+        let why = match error.downcast_ref() {
+            Some(kube::Error::Api(status)) => status.message.trim().to_owned(),
+            _ => format!("{error:#}"),
+        };
+        self.0.push(format!("{what}: {why}"));
+    }
+
+    fn result(self) -> anyhow::Result<()> {
+        if self.0.is_empty() { Ok(()) } else { bail!(self.0.join("; ")) }
+    }
+}
+
 async fn load(session: &Session, nodes: &[String], files: &[PathBuf]) -> anyhow::Result<()> {
+    let mut failures = Failures::default();
     for file in files {
         let tar = read(file).with_context(|| format!("cannot read {}", file.display()))?;
         for node in nodes {
-            let loaded = load_one(session, node, tar.clone())
-                .await
-                .with_context(|| format!("{} is not loaded on node {node}", file.display()))?;
-            for image in loaded {
-                println!("{image} loaded on node/{node}");
+            match load_one(session, node, tar.clone()).await {
+                Ok(loaded) => {
+                    loaded.iter().for_each(|image| println!("{image} loaded on node/{node}"));
+                }
+                Err(error) => {
+                    failures
+                        .add(format!("{} is not loaded on node {node}", file.display()), &error);
+                }
             }
         }
     }
-    Ok(())
+    failures.result()
 }
 
 /// The file, or standard input.
@@ -125,11 +150,15 @@ async fn list(session: &Session, nodes: &[String]) -> anyhow::Result<()> {
         .collect()
         .await;
     let mut known = Vec::new();
+    let mut failures = Failures::default();
     for (node, answer) in answers {
-        known.push((node.as_str(), answer?));
+        match answer {
+            Ok(answer) => known.push((node.as_str(), answer)),
+            Err(error) => failures.add(format!("images of node {node} are not listed"), &error),
+        }
     }
     print!("{}", columns(&rows(&known)));
-    Ok(())
+    failures.result()
 }
 
 /// One row per image, with the nodes that have it.
@@ -155,6 +184,7 @@ fn rows(known: &[(&str, Value)]) -> Vec<Vec<String>> {
 }
 
 async fn remove(session: &Session, nodes: &[String], names: &[String]) -> anyhow::Result<()> {
+    let mut failures = Failures::default();
     for name in names {
         let mut found = false;
         for node in nodes {
@@ -167,15 +197,16 @@ async fn remove(session: &Session, nodes: &[String], names: &[String]) -> anyhow
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => {
-                    return Err(error).context(format!("{name} is not removed from node {node}"));
+                    found = true;
+                    failures.add(format!("{name} is not removed from node {node}"), &error.into());
                 }
             }
         }
         if !found {
-            bail!("no node has an image {name}");
+            failures.0.push(format!("no node has an image {name}"));
         }
     }
-    Ok(())
+    failures.result()
 }
 
 #[cfg(test)]
@@ -209,6 +240,17 @@ mod tests {
         let rows = rows(&known);
         assert_eq!(rows[1], ["web:1", "1", "1.5MB", "a,b"]);
         assert_eq!(rows[2], ["web:1", "2", "1.5MB", "c"]);
+    }
+
+    #[test]
+    fn all_failures_are_told_in_the_nodes_own_words() {
+        let mut failures = Failures::default();
+        failures.add("a is not loaded".into(), &anyhow::anyhow!("no space").context("tar"));
+        let status = kube::core::Status::failure("in use\n", "Failed to parse error data");
+        failures.add("b is not removed".into(), &kube::Error::Api(status.boxed()).into());
+        let told = failures.result().unwrap_err().to_string();
+        assert_eq!(told, "a is not loaded: tar: no space; b is not removed: in use");
+        assert!(Failures::default().result().is_ok());
     }
 
     #[test]
