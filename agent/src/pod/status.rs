@@ -4,26 +4,28 @@
 //! computed twice compares equal and is written once. A condition keeps its
 //! transition time while its status stays the same.
 
+mod container;
+
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod,
-    PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMount, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStatus, HostIP, Pod, PodCondition,
+    PodIP, PodStatus, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
     Attempt, DEADLINE_EXCEEDED, Disruption, Failure, Observed, PULL_ERROR_SHOWN, Work,
-    all_containers, as_container, is_sidecar, known_end, spec, uid,
+    as_container, is_sidecar, known_end, spec, uid,
 };
 use super::plan::{Outcome, is_pull, outcome};
 use super::resize::other_limits;
 use super::resources::qos_class;
 use super::restart::{ended_for_good, restarts};
-use crate::runtime::{State, User, labels};
-use crate::volume::is_deeply_read_only;
+use crate::runtime::{State, labels};
+pub use container::user_in;
+use container::{container_user, message_bytes, mount_statuses, terminated, waiting};
 
 /// The node has no room for a resize.
 pub const RESIZE_PENDING: &str = "PodResizePending";
@@ -457,90 +459,6 @@ impl Verdict {
     fn because(holds: bool, reason: &'static str, message: String) -> Self {
         Self { holds, reason: Some(reason), message }
     }
-}
-
-fn container_user(user: &User) -> ContainerUser {
-    let linux = LinuxContainerUser {
-        uid: user.uid,
-        gid: user.gid,
-        supplemental_groups: (!user.groups.is_empty()).then(|| user.groups.clone()),
-    };
-    ContainerUser { linux: Some(linux) }
-}
-
-/// Whom the container with this id runs as, if the status tells.
-pub fn user_in(status: &PodStatus, id: &str) -> Option<User> {
-    let lists = [
-        &status.container_statuses,
-        &status.init_container_statuses,
-        &status.ephemeral_container_statuses,
-    ];
-    let wanted = format!("docker://{id}");
-    let mut all = lists.into_iter().flatten().flatten();
-    let known = all.find(|known| known.container_id.as_ref() == Some(&wanted))?;
-    let linux = known.user.as_ref()?.linux.as_ref()?;
-    Some(User {
-        uid: linux.uid,
-        gid: linux.gid,
-        groups: linux.supplemental_groups.clone().unwrap_or_default(),
-    })
-}
-
-/// The mounts of a container; those that are to be read-only all the way down
-/// are.
-fn mount_statuses(container: &Container) -> Option<Vec<VolumeMountStatus>> {
-    let status = |mount: &VolumeMount| VolumeMountStatus {
-        mount_path: mount.mount_path.clone(),
-        name: mount.name.clone(),
-        read_only: mount.read_only,
-        recursive_read_only: (mount.read_only == Some(true))
-            .then(|| if is_deeply_read_only(mount) { "Enabled" } else { "Disabled" }.to_owned()),
-    };
-    container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(status).collect())
-}
-
-fn waiting(reason: &str, message: String) -> ContainerState {
-    let waiting = ContainerStateWaiting {
-        reason: Some(reason.to_owned()),
-        message: (!message.is_empty()).then_some(message),
-    };
-    ContainerState { waiting: Some(waiting), ..Default::default() }
-}
-
-/// What all containers of a pod may say together when they end, in bytes;
-/// upstream's own figure.
-const POD_MESSAGE_BYTES: usize = 12 << 10;
-
-/// How much of its last words each container's status has.
-fn message_bytes(pod: &Pod) -> usize {
-    POD_MESSAGE_BYTES / all_containers(pod).len().max(1)
-}
-
-/// The terminated state of a container that ended, with `words` bytes of its
-/// message at most.
-fn terminated(attempt: &Attempt, words: usize) -> Option<ContainerState> {
-    let State::Exited { exit_code, oom_killed, error, started, finished } =
-        &attempt.container.state
-    else {
-        return None;
-    };
-    let (reason, message) = match (error.is_empty(), oom_killed, exit_code) {
-        (false, _, _) => ("StartError", error.clone()),
-        (_, true, _) => ("OOMKilled", attempt.message.clone()),
-        (_, _, 0) => ("Completed", attempt.message.clone()),
-        _ => ("Error", attempt.message.clone()),
-    };
-    let message = &message[..message.floor_char_boundary(words)];
-    let terminated = ContainerStateTerminated {
-        container_id: Some(format!("docker://{}", attempt.id())),
-        exit_code: *exit_code,
-        finished_at: Some(seconds(*finished)),
-        message: (!message.is_empty()).then(|| message.to_owned()),
-        reason: Some(reason.to_owned()),
-        signal: None,
-        started_at: started.map(seconds),
-    };
-    Some(ContainerState { terminated: Some(terminated), ..Default::default() })
 }
 
 #[cfg(test)]
