@@ -70,10 +70,24 @@ impl Resources {
         }
         running.add(&sidecars);
         running.raise_to(&peak);
+        running.replace(spec.resources.as_ref().and_then(|whole| whole.requests.as_ref()));
         if let Some(overhead) = &spec.overhead {
             running.add(&Self::from_list(overhead));
         }
         running
+    }
+
+    /// Takes what is asked for a pod as a whole for what its containers ask.
+    fn replace(&mut self, whole: Option<&BTreeMap<String, Quantity>>) {
+        for (name, amount) in whole.into_iter().flatten() {
+            match name.as_str() {
+                "cpu" => self.cpu_milli = milli(amount),
+                "memory" => self.memory_bytes = self::whole(amount),
+                _ => {
+                    self.extended.insert(name.clone(), self::whole(amount));
+                }
+            }
+        }
     }
 
     /// Adds `other` to the amounts.
@@ -162,6 +176,19 @@ mod tests {
                     .unwrap();
             assert_eq!(Resources::requested_by(&spec).cpu_milli, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_the_whole_pod_counts() {
+        let spec: PodSpec = serde_json::from_value(json!({
+            "overhead": {"cpu": "10m"},
+            "resources": {"requests": {"cpu": "2", "hugepages-2Mi": "4Mi"}},
+            "containers": [{"name": "a", "resources": {"requests": {"cpu": "1", "memory": "1Mi"}}}]
+        }))
+        .unwrap();
+        let wants = Resources::requested_by(&spec);
+        let amounts = (wants.cpu_milli, wants.memory_bytes, wants.extended["hugepages-2Mi"]);
+        assert_eq!(amounts, (2010, 1 << 20, 4 << 20));
     }
 
     #[test]

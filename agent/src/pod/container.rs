@@ -222,7 +222,10 @@ pub fn container(
         },
         mounts: mounts(container, &inputs),
         devices: inputs.devices.requests.clone(),
-        limits: Limits { pids: inputs.pids, ..resources::limits(container.resources.as_ref()) },
+        limits: Limits {
+            pids: inputs.pids,
+            ..resources::limits(spec, container.resources.as_ref())
+        },
         oom_score_adj: resources::oom_score_adj(spec, container, inputs.node_memory_bytes),
         privileged,
         cap_add: capabilities.add.unwrap_or_default(),

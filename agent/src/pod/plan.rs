@@ -306,7 +306,7 @@ impl Plan {
             return;
         };
         match &latest.container.state {
-            State::Running { .. } => self.check(container, latest, spec_grace(pod), observed, now),
+            State::Running { .. } => self.check(pod, container, latest, observed, now),
             // Left behind by a start that was interrupted.
             State::Created => {
                 self.actions.push(Action::Remove { ids: vec![latest.id().to_owned()] });
@@ -348,12 +348,13 @@ impl Plan {
     /// spec has changed, and gets other limits when it is only those.
     fn check(
         &mut self,
+        pod: &Pod,
         container: &Container,
         attempt: &Attempt,
-        grace: Duration,
         observed: &Observed,
         now: Timestamp,
     ) {
+        let grace = spec_grace(pod);
         let condemned =
             observed.health.get(attempt.id()).and_then(|health| health.condemned.as_ref());
         let (message, grace) = if let Some(condemned) = condemned {
@@ -362,7 +363,7 @@ impl Plan {
         } else if attempt.container.label(labels::SPEC_HASH) != spec_hash(container) {
             (format!("Container {} definition changed, will be restarted", container.name), grace)
         } else {
-            return self.resize(container, attempt, observed, now);
+            return self.resize(pod, container, attempt, observed, now);
         };
         let (container, id) = (container.name.clone(), attempt.id().to_owned());
         self.actions.push(Action::Stop { container, id, grace, message });
@@ -370,12 +371,13 @@ impl Plan {
 
     fn resize(
         &mut self,
+        pod: &Pod,
         container: &Container,
         attempt: &Attempt,
         observed: &Observed,
         now: Timestamp,
     ) {
-        let Some(limits) = other_limits(container, attempt) else { return };
+        let Some(limits) = other_limits(spec(pod), container, attempt) else { return };
         match observed.resize_failures.get(&container.name) {
             Some(failure) if failure.retry_at() > now => self.look_at(failure.retry_at()),
             _ => {

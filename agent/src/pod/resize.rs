@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::model::{Attempt, has_ended, spec};
@@ -54,9 +54,9 @@ pub fn is_asked(pod: &Pod, given: &PodStatus) -> bool {
     let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
     all.any(|container| {
         let Some(known) = status_of(given, &container.name) else { return false };
-        let limits = known.resources.as_ref().map(|_| resources::limits(known.resources.as_ref()));
-        let other_limits =
-            limits.is_some_and(|limits| limits != resources::limits(container.resources.as_ref()));
+        let limits = |resources| resources::limits(spec, resources);
+        let other_limits = known.resources.is_some()
+            && limits(known.resources.as_ref()) != limits(container.resources.as_ref());
         let requests = container.resources.as_ref().and_then(|own| own.requests.as_ref());
         let other_requests = known.allocated_resources.as_ref().is_some_and(|allocated| {
             RESOURCES.iter().any(|name| {
@@ -130,8 +130,8 @@ pub fn as_given(pod: &Pod, given: &PodStatus) -> Pod {
 }
 
 /// The limits that a running container should have and does not.
-pub fn other_limits(container: &Container, attempt: &Attempt) -> Option<Limits> {
-    let wanted = resources::limits(container.resources.as_ref());
+pub fn other_limits(spec: &PodSpec, container: &Container, attempt: &Attempt) -> Option<Limits> {
+    let wanted = resources::limits(spec, container.resources.as_ref());
     let known = Limits { pids: wanted.pids, ..attempt.container.limits.clone() };
     (known != wanted).then_some(wanted)
 }
@@ -270,7 +270,10 @@ mod tests {
         let mut found = container("a", 0, running);
         found.limits = Limits { cpu_shares: Some(102), pids: Some(7), ..Limits::default() };
         let attempt = Attempt::new(found);
-        let of = |resources| other_limits(&spec(&with(resources)).containers[0], &attempt);
+        let of = |resources| {
+            let pod = with(resources);
+            other_limits(spec(&pod), &spec(&pod).containers[0], &attempt)
+        };
         assert_eq!(of(json!({"requests": {"cpu": "100m"}})), None);
         let changed = of(json!({"requests": {"cpu": "200m"}})).unwrap();
         assert_eq!(changed.cpu_shares, Some(204));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_api::quantity::Quantity as Amount;
+pub use skiff_api::validation::qos_class;
 
 use crate::runtime::Limits;
 
@@ -69,6 +70,10 @@ pub fn requests(pod: &Pod, given: Option<&PodStatus>) -> BTreeMap<String, i64> {
     }
     spec.containers.iter().for_each(|container| add(&mut sidecars, of(container)));
     raise(&mut most, sidecars);
+    // What is asked for the pod as a whole stands for what its containers ask.
+    for (name, amount) in requested(spec.resources.as_ref()).into_iter().flatten() {
+        most.insert(name.clone(), parse(amount).map_or(0, Amount::millis));
+    }
     for (name, amount) in spec.overhead.iter().flatten() {
         let amount = parse(amount).map_or(0, Amount::millis);
         *most.entry(name.clone()).or_default() += amount;
@@ -84,6 +89,9 @@ pub fn memory_limit(pod: &Pod) -> Option<i64> {
         memory_bytes(limits).filter(|bytes| *bytes > 0)
     };
     let spec = super::model::spec(pod);
+    if let Some(whole) = memory_bytes(limited(spec.resources.as_ref())) {
+        return Some(whole);
+    }
     let (mut beside, mut most) = (0, 0);
     for init in spec.init_containers.iter().flatten() {
         let own = of(init)?;
@@ -106,51 +114,50 @@ fn raise(most: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
     }
 }
 
-/// The limits that the runtime enforces.
-pub fn limits(resources: Option<&ResourceRequirements>) -> Limits {
-    let limits = resources.and_then(|resources| resources.limits.as_ref());
-    let requests = resources.and_then(|resources| resources.requests.as_ref());
+/// The limits that the runtime enforces for a container with these resources.
+///
+/// Containers of a pod share no cgroup, so what the pod asks for as a whole is
+/// laid on each: where a container has no limit of its own the pod's counts, and
+/// of the CPU that the pod asks for each gets an equal part of what the others
+/// have not asked for.
+pub fn limits(spec: &PodSpec, own: Option<&ResourceRequirements>) -> Limits {
+    let whole = spec.resources.as_ref();
+    let cpu_limit = cpu_milli(limited(own)).or_else(|| cpu_milli(limited(whole)));
+    let memory_limit = memory_bytes(limited(own)).or_else(|| memory_bytes(limited(whole)));
     // A container without a request but with a limit asks for its limit.
-    let weight_milli = cpu_milli(requests).or_else(|| cpu_milli(limits)).unwrap_or_default();
+    let weight_milli = cpu_milli(requested(own))
+        .or_else(|| cpu_milli(limited(own)))
+        .or_else(|| unasked_cpu(spec))
+        .unwrap_or_default();
     Limits {
         cpu_shares: Some((weight_milli * 1024 / 1000).clamp(MIN_CPU_SHARES, MAX_CPU_SHARES)),
         // 100 ms of period: a thousandth of a CPU is 100 µs of it.
-        cpu_quota_us: cpu_milli(limits)
+        cpu_quota_us: cpu_limit
             .filter(|milli| *milli > 0)
             .map(|milli| (milli * 100).max(MIN_CPU_QUOTA_US)),
-        memory_bytes: memory_bytes(limits)
+        memory_bytes: memory_limit
             .filter(|bytes| *bytes > 0)
             .map(|bytes| bytes.max(MIN_MEMORY_BYTES)),
         pids: None,
     }
 }
 
-/// The pod's quality of service class.
-pub fn qos_class(spec: &PodSpec) -> &'static str {
-    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let mut guaranteed = true;
-    let mut best_effort = true;
-    for container in containers {
-        let resources = container.resources.as_ref();
-        let limits = resources.and_then(|resources| resources.limits.as_ref());
-        let requests = resources.and_then(|resources| resources.requests.as_ref());
-        for name in ["cpu", "memory"] {
-            let amount = |amounts: Option<&BTreeMap<String, Quantity>>| {
-                amounts
-                    .and_then(|amounts| amounts.get(name))
-                    .and_then(parse)
-                    .filter(|amount| !amount.is_zero() && !amount.is_negative())
-            };
-            let (limit, request) = (amount(limits), amount(requests));
-            best_effort &= limit.is_none() && request.is_none();
-            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (best_effort, guaranteed) {
-        (true, _) => "BestEffort",
-        (_, true) => "Guaranteed",
-        _ => "Burstable",
-    }
+/// The part of the pod's CPU, in thousandths, of a container that asks for none.
+fn unasked_cpu(spec: &PodSpec) -> Option<i64> {
+    let whole = cpu_milli(requested(spec.resources.as_ref()))?;
+    let asked: Vec<_> =
+        spec.containers.iter().map(|one| cpu_milli(requested(one.resources.as_ref()))).collect();
+    let silent = i64::try_from(asked.iter().filter(|asked| asked.is_none()).count()).ok()?;
+    let left = whole - asked.iter().flatten().sum::<i64>();
+    Some(left.max(0) / silent.max(1))
+}
+
+fn limited(resources: Option<&ResourceRequirements>) -> Option<&BTreeMap<String, Quantity>> {
+    resources?.limits.as_ref()
+}
+
+fn requested(resources: Option<&ResourceRequirements>) -> Option<&BTreeMap<String, Quantity>> {
+    resources?.requests.as_ref()
 }
 
 /// How readily the kernel kills the container when memory is short: last what
@@ -179,30 +186,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn qos_follows_requests_and_limits() {
-        let cases = [
-            (json!({}), "BestEffort"),
-            (json!({"requests": {"cpu": "100m"}}), "Burstable"),
-            (
-                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}),
-                "Guaranteed",
-            ),
-            (
-                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}),
-                "Burstable",
-            ),
-            (json!({"limits": {"memory": "1Gi"}}), "Burstable"),
-        ];
-        for (resources, expected) in cases {
-            let spec: PodSpec = serde_json::from_value(
-                json!({"containers": [{"name": "a", "resources": resources.clone()}]}),
-            )
-            .unwrap();
-            assert_eq!(qos_class(&spec), expected, "{resources}");
-        }
-    }
-
-    #[test]
     fn a_pod_asks_for_its_sum_or_its_largest_init_container() {
         let asks = |cpu: &str| json!({"requests": {"cpu": cpu}});
         let pod: Pod = serde_json::from_value(json!({"spec": {
@@ -224,7 +207,7 @@ mod tests {
 
     #[test]
     fn limits_become_weights_and_quotas() {
-        let of = |value| limits(Some(&serde_json::from_value(value).unwrap()));
+        let of = |value| limits(&PodSpec::default(), Some(&serde_json::from_value(value).unwrap()));
         let cases = [
             (json!({}), Limits { cpu_shares: Some(2), ..Limits::default() }),
             (
@@ -249,5 +232,33 @@ mod tests {
         for (resources, expected) in cases {
             assert_eq!(of(resources.clone()), expected, "{resources}");
         }
+    }
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_goes_before_what_its_containers_ask() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "overhead": {"cpu": "10m"},
+            "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "3", "memory": "64Mi"}},
+            "containers": [
+                {"name": "a", "resources": {"requests": {"cpu": "500m", "memory": "8Mi"},
+                                            "limits": {"memory": "16Mi"}}},
+                {"name": "b"},
+                {"name": "c"},
+            ],
+        }}))
+        .unwrap();
+        let asked = BTreeMap::from([("cpu".into(), 2010), ("memory".into(), 1000 * (8 << 20))]);
+        assert_eq!(requests(&pod, None), asked);
+        assert_eq!(memory_limit(&pod), Some(64 << 20));
+        let spec = pod.spec.unwrap();
+        let of = |index: usize| limits(&spec, spec.containers[index].resources.as_ref());
+        let all = |milli: i64, memory_bytes| Limits {
+            cpu_shares: Some(milli * 1024 / 1000),
+            cpu_quota_us: Some(300_000),
+            memory_bytes: Some(memory_bytes),
+            pids: None,
+        };
+        assert_eq!(of(0), all(500, 16 << 20), "what it has of its own");
+        assert_eq!(of(1), all(750, 64 << 20), "half of what is left");
+        assert_eq!(of(1), of(2));
     }
 }

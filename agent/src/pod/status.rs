@@ -243,7 +243,8 @@ impl View<'_> {
         let all = spec(self.pod).init_containers.iter().flatten().chain(&spec(self.pod).containers);
         let mut late = all.filter(|container| {
             let running = self.observed.current(&container.name).filter(|found| found.is_running());
-            running.is_some_and(|attempt| other_limits(container, attempt).is_some())
+            running
+                .is_some_and(|attempt| other_limits(spec(self.pod), container, attempt).is_some())
         });
         let first = late.next()?;
         let failed = late
@@ -358,7 +359,7 @@ impl View<'_> {
         latest: Option<&Attempt>,
     ) -> Option<ResourceRequirements> {
         let latest = latest?;
-        if !latest.is_running() || other_limits(container, latest).is_none() {
+        if !latest.is_running() || other_limits(spec(self.pod), container, latest).is_none() {
             return container.resources.clone();
         }
         let status = self.pod.status.as_ref()?;

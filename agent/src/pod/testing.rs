@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodSpec};
 use serde_json::{Value, json};
 
 use super::model::spec_hash;
@@ -48,7 +48,7 @@ pub(crate) fn container(name: &str, attempt: u32, state: State) -> Container {
         image_id: "sha256:1".into(),
         created: at(0),
         state,
-        limits: resources::limits(None),
+        limits: resources::limits(&PodSpec::default(), None),
         user: None,
     }
 }
