@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, ttyname};
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_tests::{Kubectl, Lab, Output, eventually, run, step};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -152,6 +152,7 @@ fn bytes_of_pods_come_and_go() {
         measure(&side);
     }
     follow(&lab);
+    follow_terminal(&lab);
 }
 
 fn copy(side: &Side<'_>, folder: &Path) {
@@ -309,6 +310,28 @@ fn follow(lab: &Lab) {
     assert!(since.ends_with(last[1].split_once(' ').unwrap().1));
     assert!(since.lines().count() < LINES, "not all of it");
     assert_eq!(before(&["--tail=1", "--limit-bytes=9"]), "15000 xxx");
+}
+
+fn follow_terminal(lab: &Lab) {
+    step("a terminal's log comes as it is, without waiting for the end of a line");
+    let screen = "head -c 50000 /dev/zero | tr '\\0' x; exec sleep 3600";
+    let overrides = json!({"spec": {"terminationGracePeriodSeconds": 0, "containers": [
+        {"name": "screen", "image": "skiff-example/busybox:latest", "imagePullPolicy": "IfNotPresent",
+         "tty": true, "command": ["sh", "-c", screen]}]}});
+    let overrides = format!("--overrides={overrides}");
+    lab.kubectl(&["run", "screen", "--image=skiff-example/busybox:latest", &overrides]).ok();
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/screen", "--timeout=60s"]).ok();
+    let mut command = Kubectl::machines().command(&lab.kubeconfig(), &["logs", "-f", "screen"]);
+    let mut follower = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut log = follower.0.stdout.take().unwrap();
+    let (tx, rx) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut screen = vec![0; 32 << 10];
+        // The test may have stopped listening.
+        drop(tx.send(log.read_exact(&mut screen).map(|()| screen)));
+    });
+    let screen = rx.recv_timeout(LIMIT).expect("the log did not come").unwrap();
+    assert!(screen.iter().all(|byte| *byte == b'x'));
 }
 
 fn measure(side: &Side<'_>) {

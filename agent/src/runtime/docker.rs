@@ -28,6 +28,7 @@ use super::archive::{self, Entry};
 use super::docker_convert as convert;
 use super::processes;
 use super::repeats::Repeats;
+use super::terminal_log;
 use super::{
     AttachOptions, Container, ContainerSpec, Credentials, DiskUse, Event, ExecOptions, Image,
     Limits, LogOptions, Output, Progress, Result, Runtime, RuntimeError, Session, State, Stats,
@@ -256,11 +257,10 @@ impl Runtime for Docker {
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<Output>>> {
         let client = self.client().await?.clone();
-        let mut repeats = if options.follow && !has_terminal(&client, id).await? {
-            Some(Repeats::new(options.timestamps))
-        } else {
-            None
-        };
+        if has_terminal(&client, id).await? {
+            return terminal_log::read(&self.socket, id, options).await;
+        }
+        let mut repeats = options.follow.then(|| Repeats::new(options.timestamps));
         // Docker filters by whole seconds; the caller sees the lines' times.
         let since = options.since.map_or(0, |at| i32::try_from(at.as_second()).unwrap_or(i32::MAX));
         let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());

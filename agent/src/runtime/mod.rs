@@ -19,6 +19,7 @@ mod repeats;
 pub mod sandbox_image;
 mod spec;
 mod streams;
+mod terminal_log;
 
 #[cfg(test)]
 mod conformance;
