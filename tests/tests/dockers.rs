@@ -99,6 +99,11 @@ fn images_come_from_the_node_that_has_them() {
     let told = events(&lab, "fetched");
     assert!(told.contains(&format!("pulled image \"{BUSYBOX}\" from node node-1")), "{told}");
 
+    let remove = ["image", "rm", BUSYBOX, "--node", "node-2"];
+    let refused = run(skiffctl(&lab.kubeconfig(), &remove), None).refused();
+    let expected = format!("error: {BUSYBOX} is not removed from node node-2: conflict: ");
+    assert!(refused.starts_with(&expected), "a container uses it: {refused}");
+
     step("policies are kept, and a digest is nothing that a node could give");
     lab.docker(2).docker(&["tag", BUSYBOX, "own:1"]).ok();
     let digest = format!("skiff-example/busybox@sha256:{}", "1".repeat(64));
