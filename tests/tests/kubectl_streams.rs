@@ -321,7 +321,9 @@ fn follow_terminal(lab: &Lab) {
     let overrides = format!("--overrides={overrides}");
     lab.kubectl(&["run", "screen", "--image=skiff-example/busybox:latest", &overrides]).ok();
     lab.kubectl(&["wait", "--for=condition=Ready", "pod/screen", "--timeout=60s"]).ok();
-    let mut command = Kubectl::machines().command(&lab.kubeconfig(), &["logs", "-f", "screen"]);
+    // `kubectl logs` itself waits for the ends of lines.
+    let log = ["get", "--raw", "/api/v1/namespaces/default/pods/screen/log?follow=true"];
+    let mut command = Kubectl::machines().command(&lab.kubeconfig(), &log);
     let mut follower = Running(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut log = follower.0.stdout.take().unwrap();
     let (tx, rx) = mpsc::channel();
