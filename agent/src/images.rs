@@ -1,4 +1,4 @@
-//! Images: names as Docker reads them, and pulls that happen once.
+//! Images: pulls that happen once.
 //!
 //! A local image is used without asking any registry unless the policy is
 //! `Always`. Pods that want the same image share one look-up and one pull.
@@ -6,7 +6,9 @@
 //! noted ([`ledger`]) and goes when the disk is full ([`collect`]).
 
 pub mod collect;
+mod credentials;
 pub mod ledger;
+mod name;
 pub mod peers;
 
 use std::collections::HashMap;
@@ -15,13 +17,16 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Secret};
+use k8s_openapi::api::core::v1::Container;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
 use collect::Marks;
 use ledger::Ledger;
 use peers::{Alone, Peers};
+
+pub use credentials::credentials;
+pub use name::normalized;
 
 use crate::runtime::{Credentials, Image, Progress, Runtime, RuntimeError, Tar};
 
@@ -334,124 +339,6 @@ fn watched(tar: Tar) -> (Tar, Arc<OnceLock<RuntimeError>>) {
     (Box::pin(pieces), broken)
 }
 
-/// The name with its tag, as Docker completes it; `None` if it is not a name.
-pub fn normalized(name: &str) -> Option<String> {
-    let (rest, digest) = match name.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest)),
-        None => (name, None),
-    };
-    let last = rest.rsplit('/').next()?;
-    let (path, tag) = match last.rsplit_once(':') {
-        Some((_, tag)) => (&rest[..rest.len() - tag.len() - 1], Some(tag)),
-        None => (rest, None),
-    };
-    let component = |text: &str| {
-        !text.is_empty()
-            && text.chars().all(|c| {
-                c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-')
-            })
-            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.ends_with(|c: char| c.is_ascii_alphanumeric())
-    };
-    let mut parts = path.split('/').peekable();
-    // The first part may be a registry: a host name with a dot or port.
-    if let Some(first) = parts.peek()
-        && path.contains('/')
-        && (first.contains(['.', ':']) || *first == "localhost")
-    {
-        let valid = first
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
-        parts.next().filter(|_| valid)?;
-    }
-    if !parts.all(component) {
-        return None;
-    }
-    let tag_valid = |tag: &str| {
-        (1..=128).contains(&tag.len())
-            && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
-            && !tag.starts_with(['.', '-'])
-    };
-    if tag.is_some_and(|tag| !tag_valid(tag)) {
-        return None;
-    }
-    match (tag, digest) {
-        (_, Some(digest)) => {
-            let (algorithm, hex) = digest.split_once(':')?;
-            let valid = !algorithm.is_empty()
-                && hex.len() >= 32
-                && hex.chars().all(|c| c.is_ascii_hexdigit());
-            valid.then(|| name.to_owned())
-        }
-        (Some(_), None) => Some(name.to_owned()),
-        (None, None) => Some(format!("{name}:latest")),
-    }
-}
-
-/// The registry that a name refers to.
-fn registry_of(name: &str) -> &str {
-    match name.split_once('/') {
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
-        _ => "docker.io",
-    }
-}
-
-/// The credentials in `secrets` that are meant for the image's registry.
-pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<Credentials> {
-    let registry = registry_of(image);
-    let mut found = Vec::new();
-    for secret in secrets {
-        let data = secret.data.as_ref();
-        let configs = [(".dockerconfigjson", true), (".dockercfg", false)];
-        for (key, wrapped) in configs {
-            let Some(bytes) = data.and_then(|data| data.get(key)) else { continue };
-            // A secret that is no JSON holds no credentials.
-            let Ok(config) = serde_json::from_slice::<serde_json::Value>(&bytes.0) else {
-                continue;
-            };
-            let entries = if wrapped { &config["auths"] } else { &config };
-            for (server, entry) in entries.as_object().into_iter().flatten() {
-                if host_of(server) == registry
-                    && let Some(credentials) = entry_credentials(server, entry)
-                {
-                    found.push(credentials);
-                }
-            }
-        }
-    }
-    found
-}
-
-/// The host of a registry's address; Docker Hub has several spellings.
-fn host_of(server: &str) -> &str {
-    let host = server
-        .trim_start_matches("https://")
-        .trim_start_matches("http://")
-        .split('/')
-        .next()
-        .unwrap_or_default();
-    if matches!(host, "index.docker.io" | "registry-1.docker.io" | "docker.io") {
-        "docker.io"
-    } else {
-        host
-    }
-}
-
-fn entry_credentials(server: &str, entry: &serde_json::Value) -> Option<Credentials> {
-    use base64::Engine as _;
-    let text = |key: &str| entry[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let (username, password) = match (text("username"), text("password")) {
-        (Some(username), Some(password)) => (username, password),
-        _ => {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")?).ok()?;
-            let decoded = String::from_utf8(decoded).ok()?;
-            let (username, password) = decoded.split_once(':')?;
-            (username.to_owned(), password.to_owned())
-        }
-    };
-    Some(Credentials { username, password, registry: server.to_owned() })
-}
-
 #[cfg(test)]
 mod tests {
     use futures::stream::{self, BoxStream};
@@ -459,53 +346,6 @@ mod tests {
 
     use super::*;
     use crate::runtime::memory::Memory;
-
-    #[test]
-    fn names_are_completed_or_refused() {
-        let digest = format!("redis@sha256:{}", "a".repeat(64));
-        let cases = [
-            ("redis", Some("redis:latest")),
-            ("redis:7", Some("redis:7")),
-            ("mjbright/flask-web:v1", Some("mjbright/flask-web:v1")),
-            ("localhost:5000/a/b", Some("localhost:5000/a/b:latest")),
-            ("registry.k8s.io/pause", Some("registry.k8s.io/pause:latest")),
-            (digest.as_str(), Some(digest.as_str())),
-            ("", None),
-            ("Redis", None),
-            ("a b", None),
-            ("redis:", None),
-            ("redis@sha256:xyz", None),
-            ("-redis", None),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(normalized(name).as_deref(), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn credentials_are_for_the_right_registry() {
-        let config = json!({"auths": {
-            "https://index.docker.io/v1/": {"auth": "dTpw"},
-            "reg.example:5000": {"username": "a", "password": "b"},
-        }});
-        let secret: Secret = Secret {
-            data: Some(
-                [(
-                    ".dockerconfigjson".to_owned(),
-                    k8s_openapi::ByteString(config.to_string().into_bytes()),
-                )]
-                .into(),
-            ),
-            ..Secret::default()
-        };
-        let secrets = [Arc::new(secret)];
-        let users = |image: &str| {
-            credentials(image, &secrets).into_iter().map(|c| c.username).collect::<Vec<_>>()
-        };
-        assert_eq!(users("redis"), ["u"]);
-        assert_eq!(users("reg.example:5000/x:1"), ["a"]);
-        assert!(users("other.example/x").is_empty());
-    }
 
     /// What other nodes do when they are asked for `a:1`, one after the other.
     struct Others(Vec<(&'static str, Does)>);
