@@ -195,22 +195,32 @@ pub fn back_off(count: u32) -> SignedDuration {
     doubled.map_or(BACK_OFF_MAX, |wait| wait.min(BACK_OFF_MAX))
 }
 
+/// When a wait that began at `since` ends; `None` when it has. One that begins
+/// ahead is from before the clock was set back: nobody knows how much of it is
+/// left, and to wait until the clock has caught up may take days.
+pub fn waits_until(since: Timestamp, wait: SignedDuration, now: Timestamp) -> Option<Timestamp> {
+    if since > now {
+        return None;
+    }
+    Some(since + wait).filter(|due| *due > now)
+}
+
 impl Failure {
     /// Whether an image is what is missing; then events have told so already.
     pub fn is_of_image(&self) -> bool {
         matches!(self.reason, "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName")
     }
 
-    /// When to try again. Pulls and crashes back off; what the API may mend
-    /// any moment is looked at more often.
-    pub fn retry_at(&self) -> Timestamp {
+    /// When to try again; `None` when that is now. Pulls and crashes back off;
+    /// what the API may mend any moment is looked at more often.
+    pub fn waits_until(&self, now: Timestamp) -> Option<Timestamp> {
         let wait = match self.reason {
             "CreateContainerConfigError" | "FailedMount" | "FailedCreatePodSandBox" => {
                 back_off(self.count).min(SignedDuration::from_secs(20))
             }
             _ => back_off(self.count),
         };
-        self.at + wait
+        waits_until(self.at, wait, now)
     }
 }
 
@@ -261,11 +271,11 @@ impl Attempt {
         if self.was_quiet() { 1 } else { self.crashes + 1 }
     }
 
-    /// When its successor may start; `None` while it has not ended.
-    pub fn restart_at(&self) -> Option<Timestamp> {
+    /// When its successor may start; `None` when that is now, or it has not ended.
+    pub fn successor_waits_until(&self, now: Timestamp) -> Option<Timestamp> {
         let State::Exited { finished, .. } = self.container.state else { return None };
         let wait = if self.was_quiet() { SignedDuration::ZERO } else { back_off(self.crashes) };
-        Some(finished + wait)
+        waits_until(finished, wait, now)
     }
 }
 
@@ -481,6 +491,22 @@ pub fn spec_hash(container: &ContainerSpec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_a_wait_and_prolongs_none() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let wait = SignedDuration::from_secs(10);
+        let cases = [
+            (at(100), Some(at(110))),
+            (at(109), Some(at(110))),
+            (at(110), None),
+            (at(99), None),
+            (at(0), None),
+        ];
+        for (now, expected) in cases {
+            assert_eq!(waits_until(at(100), wait, now), expected, "at {now}");
+        }
+    }
 
     #[test]
     fn back_off_doubles_to_five_minutes() {

@@ -17,7 +17,7 @@ use end::{plan_end, plan_finished, stop_all};
 
 use super::model::{
     Attempt, DEADLINE_EXCEEDED, Disruption, EVICTED, Failure, Observed, PULL_ERROR_SHOWN,
-    TERMINATED, as_container, is_sidecar, known_end, spec, spec_hash,
+    TERMINATED, as_container, is_sidecar, known_end, spec, spec_hash, waits_until,
 };
 use super::resize::other_limits;
 use super::restart::{ended_for_good, is_once, prepares_again, restarts};
@@ -280,7 +280,7 @@ impl Plan {
 
     fn set_up(&mut self, attempt: u32, observed: &Observed, now: Timestamp) {
         match &observed.setup_failure {
-            Some(failure) if failure.retry_at() > now => self.wait_after(failure, now),
+            Some(failure) if failure.waits_until(now).is_some() => self.wait_after(failure, now),
             _ => self.actions.push(Action::SetUp { attempt }),
         }
     }
@@ -288,9 +288,11 @@ impl Plan {
     /// Waits for the next try, or for the moment at which the status changes
     /// from "failed" to "waiting" in between.
     fn wait_after(&mut self, failure: &Failure, now: Timestamp) {
-        let shown_until = failure.at + PULL_ERROR_SHOWN;
-        let shows = is_pull(failure) && shown_until > now;
-        self.look_at(if shows { shown_until } else { failure.retry_at() });
+        let shown_until = waits_until(failure.at, PULL_ERROR_SHOWN, now);
+        let shown_until = shown_until.filter(|_| is_pull(failure));
+        if let Some(next) = shown_until.or(failure.waits_until(now)) {
+            self.look_at(next);
+        }
     }
 
     /// Plans one container whose turn it is.
@@ -327,13 +329,13 @@ impl Plan {
         now: Timestamp,
     ) {
         if let Some(failure) = observed.failures.get(&container.name)
-            && failure.retry_at() > now
+            && failure.waits_until(now).is_some()
         {
             return self.wait_after(failure, now);
         }
         // A container of a lost sandbox did not crash by itself.
         let crashed = last.filter(|_| observed.current(&container.name).is_some());
-        if let Some(due) = crashed.and_then(Attempt::restart_at).filter(|due| *due > now) {
+        if let Some(due) = crashed.and_then(|crashed| crashed.successor_waits_until(now)) {
             self.look_at(due);
             return;
         }
@@ -378,9 +380,10 @@ impl Plan {
         now: Timestamp,
     ) {
         let Some(limits) = other_limits(spec(pod), container, attempt) else { return };
-        match observed.resize_failures.get(&container.name) {
-            Some(failure) if failure.retry_at() > now => self.look_at(failure.retry_at()),
-            _ => {
+        let failure = observed.resize_failures.get(&container.name);
+        match failure.and_then(|failure| failure.waits_until(now)) {
+            Some(due) => self.look_at(due),
+            None => {
                 let (container, id) = (container.name.clone(), attempt.id().to_owned());
                 self.actions.push(Action::Resize { container, id, limits });
             }

@@ -418,13 +418,40 @@ fn a_deleted_pod_is_stopped_cleaned_up_and_deleted() {
         ("nothing ever ran", 30, Observed::default(), vec!["clean"]),
         ("cleaned", 30, cleaned, vec!["delete"]),
     ];
-    for (name, grace, observed, expected) in cases {
+    for (name, grace, mut observed, expected) in cases {
+        observed.ending_since = Some(at(990));
         let mut pod = pod(one());
         pod.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1020)));
         pod.metadata.deletion_grace_period_seconds = Some(grace);
         assert_eq!(short(&plan_pod(&pod, false, &observed, at(1000))), expected, "{name}");
     }
+}
+
+#[test]
+fn a_deletion_gives_its_time_by_the_nodes_own_clock() {
+    let ends = |seen| Observed { ending_since: Some(at(seen)), ..running_one() };
+    let cases = [
+        ("seen just now", ends(1000), "stop a 30s"),
+        ("half of it is over", ends(985), "stop a 15s"),
+        ("all of it is over", ends(900), "stop a 1s"),
+        ("the clock was set back since", ends(5000), "stop a 30s"),
+    ];
+    // Whatever the API server's clock says.
+    for deadline in [1, 1030, 9000] {
+        let mut pod = pod(one());
+        pod.metadata.deletion_timestamp = Some(crate::pod::status::seconds(at(deadline)));
+        pod.metadata.deletion_grace_period_seconds = Some(30);
+        for (name, observed, expected) in &cases {
+            let plan = short(&plan_pod(&pod, false, observed, at(1000)));
+            assert_eq!(plan, [*expected], "{name}, deadline {deadline}");
+        }
+    }
+}
+
+/// A pod whose only container runs.
+fn running_one() -> Observed {
+    observed(vec![sandbox(0, true), container("a", 0, RUN)])
 }
 
 #[test]
@@ -440,11 +467,11 @@ fn a_ready_pod_serves_a_moment_longer() {
     let (until, over) = (at(1000) + SETTLE, at(1000) - SETTLE);
     let cases = vec![
         ("just asked", "True", 30, false, running(at(1000)), vec![], Some(until)),
-        ("settled", "True", 30, false, running(over), vec!["stop a 20s"], None),
-        ("not ready", "False", 30, false, running(at(1000)), vec!["stop a 20s"], None),
+        ("settled", "True", 30, false, running(over), vec!["stop a 29s"], None),
+        ("not ready", "False", 30, false, running(at(1000)), vec!["stop a 30s"], None),
         ("no grace", "True", 0, false, running(at(1000)), vec!["stop a 0s"], None),
-        ("its object is gone", "True", 30, true, running(at(1000)), vec!["stop a 20s"], None),
-        ("no service leads there", "True", 30, false, unserved, vec!["stop a 20s"], None),
+        ("its object is gone", "True", 30, true, running(at(1000)), vec!["stop a 30s"], None),
+        ("no service leads there", "True", 30, false, unserved, vec!["stop a 30s"], None),
         ("ended meanwhile", "True", 30, false, ended, vec!["clean"], None),
     ];
     for (name, ready, grace, gone, observed, expected, deadline) in cases {

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::model::{
     Attempt, DEADLINE_EXCEEDED, Disruption, Failure, Observed, PULL_ERROR_SHOWN, Work,
-    as_container, is_sidecar, known_end, spec, uid,
+    as_container, is_sidecar, known_end, spec, uid, waits_until,
 };
 use super::plan::{Outcome, is_pull, outcome};
 use super::resize::other_limits;
@@ -390,7 +390,8 @@ impl View<'_> {
 
     /// `image` is the container's; without, it is a volume that has none.
     fn failed(&self, image: Option<&str>, failure: &Failure) -> ContainerState {
-        if is_pull(failure) && self.now >= failure.at + PULL_ERROR_SHOWN {
+        let shown_until = waits_until(failure.at, PULL_ERROR_SHOWN, self.now);
+        if is_pull(failure) && shown_until.is_none() {
             let what = image.map_or_else(
                 || "the image of a volume".to_owned(),
                 |image| format!("image \"{image}\""),
@@ -411,18 +412,18 @@ impl View<'_> {
         if let Some(failure) = self.observed.failures.get(&container.name) {
             return Some(self.failed(container.image.as_deref(), failure));
         }
-        let restarts = restarts(self.pod, container, attempt.exit_code()?);
-        let due = attempt.restart_at()?;
-        if !restarts {
+        if !restarts(self.pod, container, attempt.exit_code()?) {
             return None;
         }
-        if due <= self.now || self.observed.busy.contains_key(&container.name) {
+        let due = attempt.successor_waits_until(self.now);
+        let due = due.filter(|_| !self.observed.busy.contains_key(&container.name));
+        let Some(due) = due else {
             // Who crashed shows it; who was killed to be started again is on
             // its way.
             let health = self.observed.health.get(attempt.id());
             let killed = health.is_some_and(|health| health.condemned.is_some());
             return killed.then(|| waiting("ContainerCreating", String::new()));
-        }
+        };
         if let State::Exited { started: None, error, .. } = &attempt.container.state {
             return Some(waiting("RunContainerError", error.clone()));
         }

@@ -27,7 +27,7 @@ use super::api::Tokens;
 use super::apply;
 use super::context::Context;
 use super::inbox::Inbox;
-use super::model::{Attempt, Disruption, Health, Observed, Work, back_off, uid};
+use super::model::{Attempt, Disruption, Health, Observed, Work, back_off, uid, waits_until};
 use super::plan::{Plan, outcome, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
@@ -42,24 +42,28 @@ use mirror::Mirror;
 /// Why the worker looks again after a failed step, and when.
 #[derive(Default)]
 pub(super) struct Retry {
-    at: Option<Timestamp>,
+    failed_at: Option<Timestamp>,
     count: u32,
 }
 
 impl Retry {
     fn failed(&mut self, now: Timestamp) {
         self.count += 1;
-        // Quick at first: most failures are a restart of something.
-        let wait = back_off(self.count).as_secs() / 10;
-        self.at = Some(now + SignedDuration::from_secs(wait.max(1)));
+        self.failed_at = Some(now);
     }
 
     fn succeeded(&mut self) {
         *self = Self::default();
     }
 
+    pub(super) fn waits_until(&self, now: Timestamp) -> Option<Timestamp> {
+        // Quick at first: most failures are a restart of something.
+        let wait = back_off(self.count).as_secs() / 10;
+        waits_until(self.failed_at?, SignedDuration::from_secs(wait.max(1)), now)
+    }
+
     pub(super) fn waits(&self, now: Timestamp) -> bool {
-        self.at.is_some_and(|at| at > now)
+        self.waits_until(now).is_some()
     }
 }
 
@@ -170,9 +174,9 @@ impl Worker {
             let due = [
                 plan.deadline,
                 self.volumes_due(now),
-                self.end_retry.at,
-                self.report_retry.at,
-                self.mirror_retry.at,
+                self.end_retry.waits_until(now),
+                self.report_retry.waits_until(now),
+                self.mirror_retry.waits_until(now),
             ];
             let due = due.into_iter().flatten().min();
             let sleep = async {

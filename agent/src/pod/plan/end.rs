@@ -38,7 +38,7 @@ pub(super) fn plan_end(pod: &Pod, gone: bool, observed: &Observed, now: Timestam
         plan.look_at(until);
         return plan;
     }
-    let grace = end_grace(pod, gone, now);
+    let grace = end_grace(pod, gone, observed, now);
     let grace = shutdown_grace(observed, now).map_or(grace, |left| left.min(grace));
     stop_all(pod, grace, "", observed, now, &mut plan);
     if plan.actions.is_empty() && observed.busy.is_empty() {
@@ -141,20 +141,23 @@ fn settles_until(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> 
     let was_ready = conditions
         .is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
     let runs = observed.running().next().is_some();
-    let urgent = gone || end_grace(pod, gone, now).is_zero();
+    let urgent = gone || end_grace(pod, gone, observed, now).is_zero();
     (was_ready && runs && observed.served && !urgent && now < until).then_some(until)
 }
 
-/// The time left until the deletion's deadline.
-fn end_grace(pod: &Pod, gone: bool, now: Timestamp) -> Duration {
-    match (&pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds) {
-        (_, Some(0)) => Duration::ZERO,
-        (Some(at), _) => {
-            Duration::try_from(at.0.duration_since(now)).unwrap_or_default().max(GONE_GRACE)
-        }
-        (None, _) if gone => GONE_GRACE,
-        (None, _) => spec_grace(pod),
-    }
+/// What is left of the time that the deletion gives. It runs from when it was
+/// seen here: the deadline in the object is by the API server's clock, and a node
+/// whose own is an hour ahead would give its pods no time at all.
+fn end_grace(pod: &Pod, gone: bool, observed: &Observed, now: Timestamp) -> Duration {
+    let grace = match pod.metadata.deletion_grace_period_seconds {
+        Some(0) => return Duration::ZERO,
+        Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or_default()),
+        None if gone => return GONE_GRACE,
+        None => return spec_grace(pod),
+    };
+    let since = observed.ending_since.map(|since| now.duration_since(since));
+    let gone_by = since.and_then(|since| Duration::try_from(since).ok()).unwrap_or_default();
+    grace.saturating_sub(gone_by).max(GONE_GRACE)
 }
 
 /// What is left of the pod's turn while the machine shuts down; `None` while it

@@ -201,7 +201,7 @@ impl Worker {
         }
         let stale = self.volumes_stale.then_some(now);
         let due = stale.or(self.volumes.as_ref().and_then(|volumes| volumes.renew_at));
-        due.map(|due| self.volumes_retry.at.map_or(due, |retry| retry.max(due)))
+        due.map(|due| self.volumes_retry.waits_until(now).map_or(due, |retry| retry.max(due)))
     }
 
     fn refresh_volumes(&mut self) {
