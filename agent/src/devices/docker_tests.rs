@@ -29,7 +29,8 @@ impl Engine {
     /// Docker is not installed.
     async fn start(hook: bool) -> Option<Self> {
         let path = std::env::var("PATH").unwrap_or_default();
-        if std::env::split_paths(&path).any(|dir| dir.join(HOOK).exists()) {
+        let has = |program| std::env::split_paths(&path).any(|dir| dir.join(program).exists());
+        if has(HOOK) || !has("dockerd") {
             // A machine with GPUs of its own is none to make up another on.
             return None;
         }
@@ -42,7 +43,10 @@ impl Engine {
         }
         let flag = |name: &str, value: PathBuf| format!("--{name}={}", value.display());
         let name = dir.path().file_name().unwrap().to_string_lossy().replace('.', "");
-        let started = Command::new("dockerd")
+        // In a network namespace of its own: a Docker without a bridge removes the
+        // bridge of the machine's own Docker.
+        let process = Command::new("unshare")
+            .args(["--net", "dockerd"])
             .args([flag("data-root", at("data")), flag("exec-root", at("exec"))])
             .args([flag("pidfile", at("pid")), format!("--host=unix://{}", at("sock").display())])
             .args(["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"])
@@ -53,8 +57,8 @@ impl Engine {
             .env("PATH", format!("{}:{path}", bin.display()))
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(at("log")).unwrap())
-            .spawn();
-        let process = started.ok()?;
+            .spawn()
+            .unwrap();
         let mut engine = Self { dir, process };
         let begun = Instant::now();
         while engine.docker().version().await.is_err() {

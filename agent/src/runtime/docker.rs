@@ -134,7 +134,8 @@ impl Runtime for Docker {
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
         let client = self.client().await?.clone().with_timeout(grace + CALL_TIMEOUT);
-        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        // Docker counts in seconds, and nobody is killed before their time.
+        let seconds = grace.as_secs_f64().ceil().min(f64::from(i32::MAX)) as i32;
         let options = query::StopContainerOptionsBuilder::new().t(seconds).build();
         gone_is_fine(client.stop_container(id, Some(options)).await)
     }
