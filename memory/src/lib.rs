@@ -4,8 +4,9 @@
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
-    /// The most arenas: one for each thread of the programs' runtime.
-    const ARENAS: libc::c_int = 2;
+    /// The most arenas: for the first thread, for each of the runtime's two, and
+    /// one for all that come and go.
+    const ARENAS: libc::c_int = 4;
 
     pub(super) fn keep_together() {
         // SAFETY: takes no pointer, and a thread that has an arena keeps it. Every
