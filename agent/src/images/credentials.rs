@@ -10,12 +10,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Secret;
 
+use super::name::split_registry;
 use crate::runtime::Credentials;
 
 /// The credentials in `secrets` that are meant for the image; those for the
 /// longest path first.
 pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<Credentials> {
-    let (registry, path) = place_of(image);
+    let (registry, path) = split_registry(image);
+    let registry = registry.unwrap_or(DOCKER_HUB);
     let mut found = Vec::new();
     for secret in secrets {
         let data = secret.data.as_ref();
@@ -42,14 +44,7 @@ pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<Credentials> {
     found.into_iter().map(|(_, credentials)| credentials).collect()
 }
 
-/// The registry that a name refers to, and the path there.
-fn place_of(image: &str) -> (&str, &str) {
-    match image.split_once('/') {
-        Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => (first, path),
-        _ => (DOCKER_HUB, image),
-    }
-}
-
+/// Where images are whose name says nothing else.
 const DOCKER_HUB: &str = "docker.io";
 
 /// The host and the path that an entry is for. Docker Hub has several
@@ -67,17 +62,12 @@ fn meant_by(server: &str) -> (&str, &str) {
 
 /// Whether `host` is the one of `pattern`: part by part, with the same port.
 fn is_host(pattern: &str, host: &str) -> bool {
-    let split = |text: &str| -> (Vec<String>, Option<String>) {
-        let (name, port) = match text.split_once(':') {
-            Some((name, port)) => (name, Some(port.to_owned())),
-            None => (text, None),
-        };
-        (name.split('.').map(str::to_owned).collect(), port)
-    };
-    let ((patterns, wanted), (parts, port)) = (split(pattern), split(host));
+    let (pattern, wanted) = pattern.split_once(':').unwrap_or((pattern, ""));
+    let (host, port) = host.split_once(':').unwrap_or((host, ""));
+    let (patterns, parts) = (pattern.split('.'), host.split('.'));
     wanted == port
-        && patterns.len() == parts.len()
-        && patterns.iter().zip(&parts).all(|(pattern, part)| fits(pattern, part))
+        && patterns.clone().count() == parts.clone().count()
+        && patterns.zip(parts).all(|(pattern, part)| fits(pattern, part))
 }
 
 /// Whether `text` is what `pattern` says, in which `*` is any text and `?` any
@@ -170,6 +160,7 @@ mod tests {
             assert_eq!(found, users, "{image}");
         }
     }
+
     #[test]
     fn patterns_are_read_as_in_shells() {
         let many = "*a".repeat(40);

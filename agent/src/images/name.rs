@@ -19,18 +19,11 @@ pub fn normalized(name: &str) -> Option<String> {
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
-    let mut parts = path.split('/').peekable();
-    // The first part may be a registry: a host name with a dot or port.
-    if let Some(first) = parts.peek()
-        && path.contains('/')
-        && (first.contains(['.', ':']) || *first == "localhost")
-    {
-        let valid = first
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
-        parts.next().filter(|_| valid)?;
-    }
-    if !parts.all(component) {
+    let is_host = |text: &str| {
+        text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'))
+    };
+    let (registry, path) = split_registry(path);
+    if !registry.is_none_or(is_host) || !path.split('/').all(component) {
         return None;
     }
     let tag_valid = |tag: &str| {
@@ -51,6 +44,17 @@ pub fn normalized(name: &str) -> Option<String> {
         }
         (Some(_), None) => Some(name.to_owned()),
         (None, None) => Some(format!("{name}:latest")),
+    }
+}
+
+/// The registry that a name begins with, a host with a dot or a port, and what
+/// is left of the name.
+pub(super) fn split_registry(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
+            (Some(first), rest)
+        }
+        _ => (None, name),
     }
 }
 
