@@ -516,8 +516,8 @@ async fn jobs_of_pods_end() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_failing_liveness_probe_restarts_its_container() {
+/// A node with a ready pod whose container is asked by `check` whether it lives.
+async fn probed() -> TestNode<Memory> {
     let mut node = hollow().await;
     let probe = json!({"exec": {"command": ["check"]}, "periodSeconds": 1, "failureThreshold": 1});
     node.apply(
@@ -525,6 +525,12 @@ async fn a_failing_liveness_probe_restarts_its_container() {
         json!({"containers": [{"name": "a", "image": "img:1", "livenessProbe": probe}]}),
     );
     node.until("Ready", ready).await;
+    node
+}
+
+#[tokio::test]
+async fn a_failing_liveness_probe_restarts_its_container() {
+    let mut node = probed().await;
     node.runtime.set_exec_code("check", 1);
     node.until_event("Unhealthy").await;
     node.until_event("Killing").await;

@@ -58,13 +58,7 @@ async fn while_the_runtime_is_away_nothing_is_done_on_what_was_known_of_it() {
 
 #[tokio::test]
 async fn a_runtime_that_cannot_be_asked_condemns_nobody() {
-    let mut node = hollow().await;
-    let probe = json!({"exec": {"command": ["check"]}, "periodSeconds": 1, "failureThreshold": 1});
-    node.apply(
-        "p",
-        json!({"containers": [{"name": "a", "image": "img:1", "livenessProbe": probe}]}),
-    );
-    node.until("Ready", ready).await;
+    let mut node = probed().await;
     let before = node.app("a").await;
     node.runtime.set_down(true);
     node.until_event("Unhealthy").await;
