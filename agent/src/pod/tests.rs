@@ -518,7 +518,7 @@ async fn jobs_of_pods_end() {
 
 /// A node with a ready pod whose container is asked by `check` whether it lives.
 async fn probed() -> TestNode<Memory> {
-    let mut node = hollow().await;
+    let node = hollow().await;
     let probe = json!({"exec": {"command": ["check"]}, "periodSeconds": 1, "failureThreshold": 1});
     node.apply(
         "p",
