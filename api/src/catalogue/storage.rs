@@ -77,6 +77,7 @@ pub(super) const ENTRIES: &[Resource] = &[
         namespaced: false,
         subresources: &[status("VolumeAttachment", "storage.k8s.io", "v1")],
         behaviour: &Typed::<k::VolumeAttachment> {
+            default: Some(defaults::volume_attachment),
             validate: Some(validation::volume_attachment_create),
             validate_update: Some(validation::volume_attachment_update),
             rules: Rules::STATUS,

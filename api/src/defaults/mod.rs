@@ -39,6 +39,7 @@ pub use self::registration::api_service;
 pub use self::service::{endpoint_slice, endpoints, service};
 pub use self::storage::{
     csi_driver, persistent_volume, persistent_volume_claim, priority_class, storage_class,
+    volume_attachment,
 };
 
 /// Fills a missing value.

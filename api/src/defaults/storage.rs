@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec,
 };
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment};
 
 use super::{fill, fill_text};
 
@@ -53,7 +53,26 @@ pub fn csi_driver(driver: &mut CSIDriver) {
     }
 }
 
+/// Fills in a VolumeAttachment.
+pub fn volume_attachment(attachment: &mut VolumeAttachment) {
+    attachment.status.get_or_insert_default();
+}
+
 /// Fills in a PriorityClass.
 pub fn priority_class(class: &mut PriorityClass) {
     fill(&mut class.preemption_policy, "PreemptLowerPriority".to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_attachment_begins_detached() {
+        let mut fresh = VolumeAttachment::default();
+        volume_attachment(&mut fresh);
+        assert_eq!(serde_json::to_value(fresh).unwrap()["status"], json!({"attached": false}));
+    }
 }
