@@ -299,6 +299,12 @@ fn some_volumes_come_with_their_pod() {
         said.contains("ErrImageNeverPull")
     });
 
+    step("what an image lacks shows at the container that wants it");
+    create(&own.replace("name: own", "name: part").replace("subPath: bin", "subPath: none"));
+    lab.wait("the reason", LIMIT, &["get", "pod", "part", "--no-headers"], |said| {
+        said.contains("CreateContainerError")
+    });
+
     step("the claims go with their pods, the other one and what is the host's stay");
     assert!(inside("ls /sub").ok().contains("inner") && shared.is_whole());
     lab.kubectl(&["delete", "pod", "--all", "--now"]).ok();

@@ -27,7 +27,7 @@ use super::api::Tokens;
 use super::apply;
 use super::context::Context;
 use super::inbox::Inbox;
-use super::model::{Attempt, Disruption, Health, Observed, Work, back_off, uid, waits_until};
+use super::model::{Attempt, Disruption, Health, Observed, Work, back_off, spec, uid, waits_until};
 use super::plan::{Plan, outcome, plan_pod};
 use super::report::Reported;
 use super::resize::{self, Pending};
@@ -303,6 +303,11 @@ impl Worker {
             {
                 self.volumes_stale = true;
                 self.retry_configs();
+            }
+            // It may mount what nobody has mounted before.
+            if spec(&pod).ephemeral_containers != spec(&self.pod).ephemeral_containers {
+                self.volumes = None;
+                self.volumes_stale = true;
             }
             if pod.metadata.generation != self.pod.metadata.generation {
                 self.observed.resize_failures.clear();

@@ -9,7 +9,8 @@
 //! What holds secrets lies in memory (tmpfs), never on the disk. Mounts are
 //! made in the machine's own mount namespace, where Docker looks.
 //!
-//! An image volume is a copy (`image`), made once for the pod.
+//! An image volume is a copy (`image`), made once for the pod, unless no
+//! container mounts it.
 //!
 //! Left out: network storage. A claim is served when its volume is a folder on
 //! this machine ([`persistent`]).
@@ -42,7 +43,7 @@ use persistent::Source;
 use skiff_api::volume::claim_name;
 
 use crate::pod::env::{Sources, expand};
-use crate::pod::model::spec;
+use crate::pod::model::{all_containers, spec};
 use crate::runtime::{Mount, Propagation, Tar};
 
 /// Why a volume is not there.
@@ -117,12 +118,25 @@ pub struct Volumes {
 }
 
 /// One volume on the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prepared {
     /// Its folder or file.
     pub path: PathBuf,
     /// Whether containers may only read it.
     pub read_only: bool,
+    /// Whether it shows an image.
+    pub of_image: bool,
+}
+
+/// Why a container cannot have its mounts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct NoMount {
+    /// What the container waits for: `CreateContainerConfigError`, or
+    /// `CreateContainerError` where upstream leaves the mount to its runtime.
+    pub reason: &'static str,
+    /// What is wrong.
+    pub message: String,
 }
 
 /// The folder of a volume that is the pod's own.
@@ -142,6 +156,9 @@ pub async fn prepare(
     for volume in spec(pod).volumes.iter().flatten() {
         let failed = |message| VolumeError::Mount { volume: volume.name.clone(), message };
         let prepared = if let Some(source) = &volume.image {
+            if !is_mounted(pod, &volume.name) {
+                continue;
+            }
             let path = match image::find(pod_dir, &volume.name) {
                 Ok(path) => path,
                 Err(path) => {
@@ -149,7 +166,7 @@ pub async fn prepare(
                     laid_out.map(|()| path).map_err(|error| failed(error.to_string()))?
                 }
             };
-            Prepared { path, read_only: true }
+            Prepared { path, read_only: true, of_image: true }
         } else {
             prepare_one(pod, volume, pod_dir, fs_group, sources, lookup, &mut volumes.renew_at)
                 .await
@@ -176,13 +193,13 @@ async fn prepare_one(
         let group = fs_group.and_then(|group| u32::try_from(group).ok());
         let target = dir.clone();
         blocking(move || empty_dir::ensure(&target, &medium, group)).await.map_err(text)?;
-        return Ok(Prepared { path: dir, read_only: false });
+        return Ok(Prepared { path: dir, ..Prepared::default() });
     }
     if let Some(host) = &volume.host_path {
         let (path, kind) = (host.path.clone(), host.type_.clone());
         return blocking(move || host_path::ensure(Path::new(&path), kind.as_deref()))
             .await
-            .map(|()| Prepared { path: PathBuf::from(&host.path), read_only: false })
+            .map(|()| Prepared { path: PathBuf::from(&host.path), ..Prepared::default() })
             .map_err(text);
     }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -202,7 +219,7 @@ async fn prepare_one(
                 .await
                 .map_err(text)?;
         }
-        return Ok(Prepared { path, read_only });
+        return Ok(Prepared { path, read_only, of_image: false });
     }
     let Some(found) = payload::gather(pod, volume, sources, lookup).await? else {
         return Err("this kind of volume is not supported on this node".into());
@@ -220,7 +237,14 @@ async fn prepare_one(
     })
     .await
     .map_err(text)?;
-    Ok(Prepared { path: dir, read_only: true })
+    Ok(Prepared { path: dir, read_only: true, of_image: false })
+}
+
+/// Whether any container of the pod mounts the volume.
+fn is_mounted(pod: &Pod, volume: &str) -> bool {
+    let containers = all_containers(pod);
+    let mut mounts = containers.iter().flat_map(|one| one.volume_mounts.iter().flatten());
+    mounts.any(|mount| mount.name == volume)
 }
 
 /// The folder of local volumes that belongs to a pod's `DATA/pods/UID`.
@@ -234,18 +258,21 @@ pub async fn container_mounts(
     volumes: &Volumes,
     env: &[(String, String)],
     pod_dir: &Path,
-) -> Result<Vec<Mount>, String> {
+) -> Result<Vec<Mount>, NoMount> {
+    let wrong = |message| NoMount { reason: "CreateContainerConfigError", message };
     let mut found = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = volumes.paths.get(&mount.name).ok_or_else(|| {
-            format!(
+            wrong(format!(
                 "cannot find volume \"{}\" to mount into container \"{}\"",
                 mount.name, container.name
-            )
+            ))
         })?;
         let sub = match (&mount.sub_path, &mount.sub_path_expr) {
             (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
-            (_, Some(expression)) if !expression.is_empty() => Some(expanded(expression, env)?),
+            (_, Some(expression)) if !expression.is_empty() => {
+                Some(expanded(expression, env).map_err(wrong)?)
+            }
             _ => None,
         };
         let what = if sub.is_some() { "subPath for volumeMount" } else { "volumeMount" };
@@ -255,7 +282,13 @@ pub async fn container_mounts(
                 .await
                 .map_err(|error| {
                     let (name, container) = (&mount.name, &container.name);
-                    format!("failed to prepare {what} {name:?} of container {container:?}: {error}")
+                    let failed = wrong(format!(
+                        "failed to prepare {what} {name:?} of container {container:?}: {error}"
+                    ));
+                    // An image stays as it is, and so does what it lacks.
+                    let reason =
+                        if volume.of_image { "CreateContainerError" } else { failed.reason };
+                    NoMount { reason, ..failed }
                 })?;
         found.push(Mount {
             source: path.to_string_lossy().into_owned(),
@@ -299,7 +332,7 @@ async fn source_of(
     if sub.is_none() && !deep {
         return Ok(volume.path.clone());
     }
-    let Prepared { path: root, read_only } = volume.clone();
+    let Prepared { path: root, read_only, .. } = volume.clone();
     blocking(move || {
         match sub {
             Some(sub) => subpath::bind(&root, Path::new(&sub), &place, read_only)?,

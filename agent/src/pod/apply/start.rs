@@ -81,7 +81,7 @@ async fn container_spec(
     let pod_dir = ctx.config.pod_dir(uid(pod));
     let volumes = volume::container_mounts(wanted, &start.volumes, &env, &pod_dir)
         .await
-        .map_err(config_error)?;
+        .map_err(|error| Failed::new(error.reason, error))?;
     let termination_log = termination_log(ctx, pod, &start.name, start.attempt);
     make_empty(&termination_log).await.map_err(|error| config_error(error.to_string()))?;
     let accounts = if container::needs_accounts(pod, wanted, image) {

@@ -201,6 +201,29 @@ async fn a_volume_shows_what_is_in_an_image() {
 }
 
 #[tokio::test]
+async fn an_image_that_nobody_mounts_is_not_pulled() {
+    let mut node = hollow().await;
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "v", "image": {"reference": "tool:1"}}]);
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    // Somebody who looks into the pod wants it.
+    node.runtime.add_image("tool:1");
+    edit(&node, |pod| {
+        pod["spec"]["ephemeralContainers"] = json!([{
+            "name": "d", "image": "img:1", "volumeMounts": [{"name": "v", "mountPath": "/tool"}],
+        }]);
+    });
+    node.until("it is there", |pod| {
+        pod["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object()
+    })
+    .await;
+    let mounts = node.runtime.spec(&node.app("d").await.id).unwrap().mounts;
+    assert!(mounts.iter().any(|mount| mount.target == "/tool"));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn last_words_without_end_are_cut_as_they_are_read() {
     let mut node = hollow().await;
     let mut spec = one();
