@@ -207,6 +207,21 @@ fn fields_can_be_selected_by() {
 }
 
 #[test]
+fn an_event_is_from_who_tells_it_by_either_name() {
+    let events = find("", "v1", "events").unwrap();
+    let cases = [
+        (json!({"source": {"component": "kubelet"}, "reportingComponent": "other"}), "kubelet"),
+        (json!({"source": {"component": ""}, "reportingComponent": "scheduler"}), "scheduler"),
+        (json!({"source": {}, "reportingComponent": "scheduler"}), "scheduler"),
+        (json!({}), ""),
+    ];
+    for (event, expected) in cases {
+        let found = events.behaviour.selectable(&event, "source");
+        assert_eq!(found.as_deref(), Some(expected), "{event}");
+    }
+}
+
+#[test]
 fn null_is_nothing_wherever_it_stands() {
     let pods = find("", "v1", "pods").unwrap();
     let mut pod = json!({

@@ -176,7 +176,11 @@ fn read<T: DeserializeOwned>(object: &Value) -> Result<T, FieldError> {
 /// The text of the field at a dotted path, as a field selector sees it.
 fn field_text(object: &Value, field: &str) -> String {
     let path = match field {
-        // Two names that are not the paths they look like.
+        // Names that are not the paths they look like. Who tells an event may say
+        // who it is in either of two places.
+        "source" if object["source"]["component"].as_str().is_none_or(str::is_empty) => {
+            "reportingComponent"
+        }
         "source" => "source.component",
         "status.successful" => "status.succeeded",
         path => path,
