@@ -101,6 +101,15 @@ fn identity(errors: &mut Errors, spec: &PodSpec, path: &Path<'_>) {
             errors.too_long(&path, 64);
         }
         errors.invalid_each(&path, name, names::dns1123_subdomain(name));
+        // The machine's own name, or a longer one of the pod's: there can be only one.
+        for (field, set) in [
+            ("setHostnameAsFQDN", spec.set_hostname_as_fqdn == Some(true)),
+            ("hostNetwork", spec.host_network == Some(true)),
+        ] {
+            if set {
+                errors.forbidden(&path, format!("may not be set when `{field}` is true"));
+            }
+        }
     }
 }
 

@@ -91,6 +91,19 @@ fn every_offence_is_named() {
 }
 
 #[test]
+fn a_pod_has_one_name_on_its_machine() {
+    let named = ("/spec/hostnameOverride", json!("a.b"));
+    POD().creates_with(std::slice::from_ref(&named), &[]);
+    for field in ["setHostnameAsFQDN", "hostNetwork"] {
+        let path = format!("/spec/{field}");
+        let expected =
+            format!("spec.hostnameOverride: Forbidden: may not be set when `{field}` is true");
+        POD().creates_with(&[named.clone(), (&path, json!(true))], &[&expected]);
+        POD().creates_with(&[named.clone(), (&path, json!(false))], &[]);
+    }
+}
+
+#[test]
 fn pod_fields() {
     POD().creates(&[
         ("/spec/containers", json!([]), &["spec.containers: Required"]),
