@@ -296,6 +296,7 @@ async fn a_bound_pod_goes_gracefully() {
     let bound = server.get(&format!("{PODS}/p")).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "node-1");
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    assert_eq!(bound["status"]["conditions"][0]["observedGeneration"], 1);
     let twice = server.post(&format!("{PODS}/p/binding"), binding).await.expect(409);
     assert_eq!(
         twice["message"],

@@ -93,6 +93,7 @@ impl PodCollector {
                 "reason": "DeletionByPodGC",
                 "message": "PodGC: node no longer exists",
                 "lastTransitionTime": meta::time(meta::now()),
+                "observedGeneration": pod.metadata.generation,
             });
             let patch = json!({
                 "metadata": { "uid": pod.metadata.uid },

@@ -76,10 +76,7 @@ impl Binder {
 
     /// Says on the pod and in an event why it has no node.
     pub(crate) async fn refuse(&self, pod: &PodInfo, message: String) {
-        let status = json!({"status": {"conditions": [{
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "lastProbeTime": null, "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        }]}});
+        let status = refusal(pod, &message, jiff::Timestamp::now());
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
         match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(status)).await
         {
@@ -118,5 +115,32 @@ impl Binder {
         if let Err(error) = self.recorder.publish(&event, &reference).await {
             debug!(pod = %pod.name, namespace = %pod.namespace, error = chain(&error), "event not recorded");
         }
+    }
+}
+
+/// The patch of a pod's status that says why it has no node.
+fn refusal(pod: &PodInfo, message: &str, now: jiff::Timestamp) -> serde_json::Value {
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({"status": {"conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "observedGeneration": pod.generation, "lastProbeTime": null, "lastTransitionTime": now,
+    }]}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_spec_that_it_is_about() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"uid": "u", "namespace": "n", "name": "p", "generation": 3},
+            "spec": {"containers": []},
+        }))
+        .unwrap();
+        let patch = refusal(&PodInfo::of(&pod).unwrap(), "no room", jiff::Timestamp::UNIX_EPOCH);
+        let condition = &patch["status"]["conditions"][0];
+        assert_eq!(condition["observedGeneration"], 3);
+        assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z");
     }
 }

@@ -27,6 +27,8 @@ pub struct PodInfo {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
     /// `metadata.labels`.
     pub labels: Labels,
     /// The uid of the controlling owner; siblings are spread.
@@ -52,6 +54,7 @@ impl PodInfo {
             uid: meta.uid.clone()?,
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
+            generation: meta.generation,
             labels: meta.labels.clone().unwrap_or_default(),
             owner: (meta.owner_references.iter().flatten())
                 .find(|owner| owner.controller == Some(true))

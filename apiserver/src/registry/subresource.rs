@@ -248,7 +248,10 @@ fn plan_bind(call: &Call, old: &Value, binding: &Value, at: &str) -> Result<Valu
         }
     }
     new["spec"]["nodeName"] = json!(node);
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": at});
+    let condition = json!({
+        "type": "PodScheduled", "status": "True", "lastTransitionTime": at,
+        "observedGeneration": old["metadata"]["generation"],
+    });
     let conditions = &mut new["status"]["conditions"];
     if !conditions.is_array() {
         *conditions = json!([]);

@@ -91,6 +91,7 @@ impl TaintEvictions {
             "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint",
             "lastTransitionTime": meta::time(meta::now()),
+            "observedGeneration": pod.metadata.generation,
         });
         let patch = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
         let patched =
