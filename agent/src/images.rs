@@ -26,7 +26,7 @@ use ledger::Ledger;
 use peers::{Alone, Peers};
 
 pub use credentials::credentials;
-pub use name::normalized;
+pub use name::{normalized, reference};
 
 use crate::runtime::{Credentials, Image, Progress, Runtime, RuntimeError, Tar};
 

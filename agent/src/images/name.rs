@@ -1,5 +1,35 @@
 //! The names of images.
 
+use crate::runtime::Image;
+
+/// What a status says of the image of a container that asked for `name`: the
+/// digest by which registries know it, of that name's repository if there are
+/// several, or its id when it came from no registry.
+pub fn reference(name: &str, image: &Image) -> String {
+    let own = repository(name);
+    let digests = image.digests.iter();
+    let best = digests.min_by_key(|digest| (repository(digest) != own, *digest));
+    best.map_or_else(|| image.id.clone(), |digest| with_registry(digest))
+}
+
+/// A name without its tag and digest.
+fn repository(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(rest, _)| rest);
+    match name.rsplit_once(':') {
+        Some((rest, tag)) if !tag.contains('/') => rest,
+        _ => name,
+    }
+}
+
+/// A name with the registry that it leaves out.
+fn with_registry(name: &str) -> String {
+    match split_registry(name) {
+        (Some(_), _) => name.to_owned(),
+        (None, path) if path.contains('/') => format!("docker.io/{path}"),
+        (None, path) => format!("docker.io/library/{path}"),
+    }
+}
+
 /// The name with its tag, as Docker completes it; `None` if it is not a name.
 pub fn normalized(name: &str) -> Option<String> {
     let (rest, digest) = match name.split_once('@') {
@@ -61,6 +91,26 @@ pub(super) fn split_registry(name: &str) -> (Option<&str>, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_told_by_its_digest_or_its_id() {
+        let local = Image { id: "sha256:i".into(), ..Image::default() };
+        assert_eq!(reference("busybox", &local), "sha256:i");
+        let known = ["b.example:5000/busybox@sha256:b", "busybox@sha256:h", "you/busybox@sha256:y"];
+        let pulled = Image { digests: known.map(str::to_owned).to_vec(), ..local };
+        let cases = [
+            ("busybox", "docker.io/library/busybox@sha256:h"),
+            ("busybox:1@sha256:h", "docker.io/library/busybox@sha256:h"),
+            ("you/busybox:1", "docker.io/you/busybox@sha256:y"),
+            ("b.example:5000/busybox", "b.example:5000/busybox@sha256:b"),
+            // Tagged anew here, or asked for by its id.
+            ("own:1", "b.example:5000/busybox@sha256:b"),
+            ("sha256:i", "b.example:5000/busybox@sha256:b"),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(reference(name, &pulled), expected, "{name}");
+        }
+    }
 
     #[test]
     fn names_are_completed_or_refused() {

@@ -25,7 +25,7 @@ use super::resources::qos_class;
 use super::restart::{ended_for_good, restarts};
 use crate::runtime::{State, labels};
 pub use container::user_in;
-use container::{container_user, message_bytes, mount_statuses, terminated, waiting};
+use container::{container_user, image_id, message_bytes, mount_statuses, terminated, waiting};
 
 /// The node has no room for a resize.
 pub const RESIZE_PENDING: &str = "PodResizePending";
@@ -330,9 +330,7 @@ impl View<'_> {
         ContainerStatus {
             container_id: latest.map(|attempt| format!("docker://{}", attempt.id())),
             image: container.image.clone().unwrap_or_default(),
-            image_id: latest
-                .map(|attempt| format!("docker://{}", attempt.container.image_id))
-                .unwrap_or_default(),
+            image_id: latest.map(image_id).unwrap_or_default(),
             last_state: Some(last_state.unwrap_or_default()),
             name: container.name.clone(),
             ready,

@@ -189,12 +189,15 @@ fn containers_say_why_they_do_not_run() {
 fn the_last_state_and_the_count_survive_a_restart() {
     let mut found = observed(vec![container("a", 3, exited(2, false)), container("a", 4, RUN)]);
     found.containers.get_mut("a").unwrap()[0].message = "bye".into();
+    let last = &mut found.containers.get_mut("a").unwrap()[1].container;
+    last.labels.insert(labels::IMAGE.into(), "h/a@sha256:d".into());
     let status = status(json!({"containers": [{"name": "a"}]}), &found);
     let container = &status["containerStatuses"][0];
     assert_eq!(container["restartCount"], 4);
     assert_eq!(container["lastState"]["terminated"]["exitCode"], 2);
     assert_eq!(container["lastState"]["terminated"]["message"], "bye");
     assert_eq!(container["containerID"], "docker://a-4");
+    assert_eq!(container["imageID"], "h/a@sha256:d", "as it was labelled");
     assert_eq!(container["ready"], true);
     assert_eq!(status["podIPs"], json!([{"ip": "10.244.0.2"}]));
     assert_eq!(status["hostIP"], "192.0.2.1");

@@ -27,6 +27,10 @@ pub const SPEC_HASH: &str = "skiff.spec-hash";
 /// The devices of all containers of the pod, as JSON; see [`crate::devices`].
 pub const DEVICES: &str = "skiff.devices";
 
+/// What the status says of the container's image, which may have other names
+/// later.
+pub const IMAGE: &str = "skiff.image";
+
 /// The handler of the pod's RuntimeClass, on its sandbox.
 pub const HANDLER: &str = "skiff.handler";
 

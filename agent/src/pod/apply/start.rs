@@ -16,6 +16,7 @@ use super::image::image;
 use super::sandbox::{base_sources, with_devices};
 use super::{Failed, Start, create, termination_log};
 use crate::events::Severity;
+use crate::images;
 use crate::runtime::{Container, ContainerSpec, Image, labels};
 use crate::volume::{self, Volumes};
 
@@ -110,8 +111,12 @@ async fn container_spec(
     let made = container::container(&ctx.owner(pod), wanted, inputs);
     // As its sandbox: they share namespaces.
     let handler = start.sandbox.container.label(labels::HANDLER);
-    made.map(|spec| with_devices(ctx, pod, spec).with_handler(handler))
-        .map_err(|error| config_error(error.0))
+    let mut spec = made
+        .map(|spec| with_devices(ctx, pod, spec).with_handler(handler))
+        .map_err(|error| config_error(error.0))?;
+    let asked = wanted.image.as_deref().unwrap_or_default();
+    spec.labels.insert(labels::IMAGE.into(), images::reference(asked, image));
+    Ok(spec)
 }
 
 /// The profile of this machine that the container is to run under: a file

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::super::model::{Attempt, all_containers};
 use super::seconds;
-use crate::runtime::{State, User};
+use crate::runtime::{State, User, labels};
 use crate::volume::is_deeply_read_only;
 
 /// Whom a container runs as.
@@ -67,6 +67,13 @@ const POD_MESSAGE_BYTES: usize = 12 << 10;
 /// How much of its last words each container's status has.
 pub(super) fn message_bytes(pod: &Pod) -> usize {
     POD_MESSAGE_BYTES / all_containers(pod).len().max(1)
+}
+
+/// What is told of a container's image; of one that was made before there was a
+/// label for it, the id.
+pub(super) fn image_id(attempt: &Attempt) -> String {
+    let labelled = attempt.container.label(labels::IMAGE);
+    if labelled.is_empty() { &attempt.container.image_id } else { labelled }.to_owned()
 }
 
 /// The terminated state of a container that ended, with `words` bytes of its
