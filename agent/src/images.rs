@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 
 use collect::Marks;
@@ -75,6 +75,8 @@ pub struct Images {
     peers: Arc<dyn Peers>,
     ledger: Arc<Ledger>,
     marks: Marks,
+    /// Wakes whoever keeps room on the disk.
+    came: Arc<Notify>,
 }
 
 /// An image that was pulled.
@@ -146,6 +148,7 @@ impl Images {
             peers: Arc::new(Alone),
             ledger: Arc::default(),
             marks: Marks::default(),
+            came: Arc::default(),
         }
     }
 
@@ -269,6 +272,7 @@ impl Images {
     fn note(&self, name: &str, image: &Image, before: Option<&String>) {
         if before != Some(&image.id) {
             self.ledger.brought(name, &image.id, Timestamp::now());
+            self.came.notify_one();
         }
     }
 

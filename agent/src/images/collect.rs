@@ -20,18 +20,19 @@ pub struct Marks {
     pub high_percent: u8,
     /// Down to this share. Default: 80.
     pub low_percent: u8,
+    /// How long after its last use an image stays at least: one this young may
+    /// be what a pod that is starting waits for. Default: two minutes.
+    pub least_age: Duration,
 }
 
 impl Default for Marks {
     fn default() -> Self {
-        Self { high_percent: 85, low_percent: 80 }
+        Self { high_percent: 85, low_percent: 80, least_age: Duration::from_secs(120) }
     }
 }
 
-/// How often the disk is looked at.
+/// How often the disk is looked at when no image comes.
 const PERIOD: Duration = Duration::from_secs(300);
-/// An image this young may be what a pod that is starting waits for.
-const LEAST_AGE: SignedDuration = SignedDuration::from_secs(120);
 
 /// How full a disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +65,18 @@ impl Disk {
     }
 }
 
-/// The names to remove, in this order, to free `bytes`.
+/// The names to remove, in this order, to free `bytes`: of images that nobody has
+/// used since then.
 fn plan(
     ledger: &BTreeMap<String, Brought>,
     images: &[Image],
     in_use: &BTreeSet<String>,
     bytes: u64,
-    now: Timestamp,
+    unused_since: Timestamp,
 ) -> Vec<String> {
     let mut idle: Vec<(&Brought, &String, &Image)> = ledger
         .iter()
-        .filter(|(_, brought)| now.duration_since(brought.used) >= LEAST_AGE)
+        .filter(|(_, brought)| brought.used <= unused_since)
         .filter_map(|(name, brought)| {
             // Under the name we brought it, and still the same image.
             let image = images.iter().find(|image| {
@@ -98,15 +100,17 @@ fn plan(
 }
 
 impl Images {
-    /// Makes room on the runtime's disk now and then, until cancelled.
+    /// Makes room on the runtime's disk, at once, whenever an image came, and now
+    /// and then, until cancelled.
     pub async fn keep_room(self, cancel: CancellationToken) {
         loop {
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(PERIOD) => {}
-            }
             if let Err(error) = self.make_room().await {
                 warn!(%error, "cannot look for images to remove");
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.came.notified() => {}
+                () = tokio::time::sleep(PERIOD) => {}
             }
         }
     }
@@ -124,25 +128,39 @@ impl Images {
     /// Removes unused images that Skiff brought, if the disk asks for it; how
     /// many went.
     pub async fn collect(&self, disk: Disk, now: Timestamp) -> Result<usize, RuntimeError> {
+        let in_use = self.in_use(now).await?;
         match disk.to_free(self.marks) {
             0 => Ok(0),
-            bytes => self.free(bytes, now).await,
+            bytes => self.free(bytes, &in_use, now).await,
         }
     }
 
     /// Removes all unused images that Skiff brought; how many went.
     pub async fn remove_unused(&self, now: Timestamp) -> Result<usize, RuntimeError> {
-        self.free(u64::MAX, now).await
+        let in_use = self.in_use(now).await?;
+        self.free(u64::MAX, &in_use, now).await
     }
 
-    async fn free(&self, bytes: u64, now: Timestamp) -> Result<usize, RuntimeError> {
+    /// The ids of images that have containers of anybody. Of those, being used
+    /// is noted: a long life of its pod does not make an image an old one.
+    async fn in_use(&self, now: Timestamp) -> Result<BTreeSet<String>, RuntimeError> {
+        let containers = self.runtime.list(&BTreeMap::new()).await?;
+        let in_use = containers.into_iter().map(|container| container.image_id).collect();
+        self.ledger.in_use(&in_use, now);
+        Ok(in_use)
+    }
+
+    async fn free(
+        &self,
+        bytes: u64,
+        in_use: &BTreeSet<String>,
+        now: Timestamp,
+    ) -> Result<usize, RuntimeError> {
         let runtime: &dyn Runtime = self.runtime.as_ref();
         let images = runtime.images().await?;
-        // Containers of anybody: an image is theirs as well.
-        let containers = runtime.list(&BTreeMap::new()).await?;
-        let in_use = containers.into_iter().map(|container| container.image_id).collect();
+        let unused_since = now - SignedDuration::try_from(self.marks.least_age).unwrap_or_default();
         let mut removed = 0;
-        for name in plan(&self.ledger.all(), &images, &in_use, bytes, now) {
+        for name in plan(&self.ledger.all(), &images, in_use, bytes, unused_since) {
             match runtime.remove_image(&name).await {
                 Ok(()) => {
                     info!(image = name, "removed to make room");
@@ -173,8 +191,15 @@ mod tests {
         }
         assert_eq!(Disk { capacity: 0, available: 0 }.to_free(Marks::default()), 0);
         let full = Disk { capacity: 100, available: 0 };
-        assert_eq!(full.to_free(Marks { high_percent: 50, low_percent: 40 }), 60);
-        assert_eq!(full.to_free(Marks { high_percent: 100, low_percent: 80 }), 0, "switched off");
+        assert_eq!(
+            full.to_free(Marks { high_percent: 50, low_percent: 40, ..Marks::default() }),
+            60
+        );
+        assert_eq!(
+            full.to_free(Marks { high_percent: 100, ..Marks::default() }),
+            0,
+            "switched off"
+        );
     }
 
     #[tokio::test]
@@ -191,7 +216,7 @@ mod tests {
         images.ledger.brought("replaced:1", "sha256:before", at(1));
         memory.add_image("replaced:1");
         let spec = ContainerSpec { name: "c".into(), image: "used:1".into(), ..Default::default() };
-        memory.create(&spec).await.unwrap();
+        let container = memory.create(&spec).await.unwrap();
 
         let names = |images: Vec<Image>| {
             images.into_iter().flat_map(|image| image.tags).collect::<BTreeSet<_>>()
@@ -208,5 +233,9 @@ mod tests {
         assert_eq!(left, ["fresh:1", "replaced:1", "theirs:1", "used:1"]);
         assert_eq!(images.remove_unused(at(1010)).await.unwrap(), 0);
         assert_eq!(images.remove_unused(at(2000)).await.unwrap(), 1, "nobody waits for it");
+        // The first one was in use all the time.
+        memory.remove(&container).await.unwrap();
+        assert_eq!(images.remove_unused(at(2100)).await.unwrap(), 0);
+        assert_eq!(images.remove_unused(at(2120)).await.unwrap(), 1);
     }
 }

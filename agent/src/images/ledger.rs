@@ -5,7 +5,7 @@
 //! when it came. A name that stands for another image by now was brought anew
 //! by somebody else, and is no longer ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -57,6 +57,14 @@ impl Ledger {
     pub fn used(&self, name: &str, now: Timestamp) {
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(image) = images.get_mut(name) {
+            image.used = now;
+        }
+    }
+
+    /// Notes which images have containers now, in memory only as well.
+    pub fn in_use(&self, ids: &BTreeSet<String>, now: Timestamp) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        for image in images.values_mut().filter(|image| ids.contains(&image.id)) {
             image.used = now;
         }
     }

@@ -48,6 +48,7 @@ pub fn kubelet_configuration(config: &Config) -> Value {
         "evictionSoftGracePeriod": graces,
         "imageGCHighThresholdPercent": config.image_marks.high_percent,
         "imageGCLowThresholdPercent": config.image_marks.low_percent,
+        "imageMinimumGCAge": go_duration(config.image_marks.least_age),
         "maxPods": config.max_pods,
         "nodeLeaseDurationSeconds": config.lease_duration.as_secs(),
         "podPidsLimit": config.container_pids.unwrap_or(-1),

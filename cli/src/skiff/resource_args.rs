@@ -76,6 +76,10 @@ pub struct ResourceArgs {
     #[arg(long, value_name = "PERCENT", env = "SKIFF_IMAGE_GC_LOW_THRESHOLD", default_value_t = 80,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     pub image_gc_low_threshold: u8,
+    /// How long after its last use an image stays at least
+    #[arg(long, value_name = "DURATION", env = "SKIFF_MINIMUM_IMAGE_TTL_DURATION",
+          default_value = "2m", value_parser = read_duration)]
+    pub minimum_image_ttl_duration: Duration,
     /// Where proc and sys tell of the hardware; tests make up machines of their own
     #[arg(long, value_name = "DIR", env = "SKIFF_HARDWARE_ROOT", default_value = "/", hide = true)]
     pub hardware_root: std::path::PathBuf,
@@ -130,6 +134,7 @@ impl ResourceArgs {
         Marks {
             high_percent: self.image_gc_high_threshold,
             low_percent: self.image_gc_low_threshold,
+            least_age: self.minimum_image_ttl_duration,
         }
     }
 
@@ -224,6 +229,7 @@ mod tests {
             "--system-reserved=cpu=100m,memory=200Mi",
             "--kube-reserved=memory=56Mi",
             "--pod-max-pids=-1",
+            "--minimum-image-ttl-duration=10s",
             "--extended-resource=example.com/dongle=4",
         ])
         .unwrap();
@@ -236,6 +242,7 @@ mod tests {
         assert_eq!(reserved["cpu"].millis(), 100);
         assert_eq!(reserved["memory"].bytes(), 256 << 20);
         assert_eq!(args.pod_max_pids, Some(-1));
+        assert_eq!(args.image_marks().least_age, Duration::from_secs(10));
         assert_eq!(args.extended_resource, [("example.com/dongle".into(), "4".into())]);
         let off = parse(&["--eviction-hard="]).unwrap();
         assert!(off.thresholds().hard.is_empty());
