@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{Lab, Output, eventually, run, skiff};
+use crate::{Lab, Output, SmallDisk, eventually, run, skiff};
 
 /// How long a Docker may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -31,7 +31,15 @@ impl Dockers {
     /// Starts it; the Docker of each node is told whether its containers
     /// outlive it.
     pub fn up(live_restore: &[bool]) -> Self {
-        let mut lab = Lab::planned();
+        let mut dockers = Self::planned(live_restore, None);
+        dockers.begin(1, u32::try_from(live_restore.len()).expect("a few nodes"));
+        dockers
+    }
+
+    /// Its Dockers, each on a disk of its own if a size in MiB is given, and the
+    /// lab that is not up yet.
+    pub fn planned(live_restore: &[bool], disk: Option<u32>) -> Self {
+        let lab = Lab::planned();
         let dir = tempfile::Builder::new().prefix("skiff-docker-").tempdir().expect("a folder");
         let socket = format!("{}/{{node}}/docker.sock", dir.path().display());
         let count = u32::try_from(live_restore.len()).expect("a few nodes");
@@ -46,8 +54,11 @@ impl Dockers {
             .zip(live_restore)
             .map(|(node, live)| Dockerd::new(dir.path(), &node.name, &node.namespace, *live))
             .collect();
-        nodes.iter_mut().for_each(Dockerd::start);
-        lab.begin(1, count);
+        for node in &mut nodes {
+            node.disk =
+                disk.map(|mebibytes| SmallDisk::mount(&node.folder.join("data"), mebibytes));
+            node.start();
+        }
         Self { lab, nodes, _dir: dir }
     }
 
@@ -97,6 +108,7 @@ pub struct Dockerd {
     folder: PathBuf,
     namespace: String,
     process: Option<Child>,
+    disk: Option<SmallDisk>,
 }
 
 impl Dockerd {
@@ -107,7 +119,7 @@ impl Dockerd {
         // Docker refuses.
         let config = json!({"live-restore": live_restore}).to_string();
         std::fs::write(folder.join("daemon.json"), config).expect("its configuration");
-        Self { folder, namespace: namespace.to_owned(), process: None }
+        Self { folder, namespace: namespace.to_owned(), process: None, disk: None }
     }
 
     fn socket(&self) -> String {
@@ -124,8 +136,7 @@ impl Dockerd {
         let log = File::options().create(true).append(true).open(path("log")).expect("its log");
         // One that was killed has left it, and its number may be another's now.
         let _ = std::fs::remove_file(path("pid"));
-        let mut command = skiff_lab::process::command(&self.namespace, Path::new("dockerd"))
-            .expect("the node's namespace");
+        let mut command = self.beside("dockerd");
         command.args(["--host", &self.socket()]);
         command.arg("--config-file").arg(path("daemon.json"));
         command.arg("--data-root").arg(path("data"));
@@ -144,6 +155,12 @@ impl Dockerd {
             std::thread::sleep(Duration::from_millis(50));
         }
         Err(format!("Docker does not answer: {}", self.log()))
+    }
+
+    /// A program in the network of its node.
+    pub fn beside(&self, program: &str) -> Command {
+        skiff_lab::process::command(&self.namespace, Path::new(program))
+            .expect("the node's namespace")
     }
 
     /// Whether its process is there.
@@ -234,6 +251,7 @@ impl Drop for Dockerd {
             }
             self.stop();
         }
+        drop(self.disk.take());
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         // Those within others first.
         let places = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1));

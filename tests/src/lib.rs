@@ -12,6 +12,7 @@ mod dockerd;
 mod footprint;
 mod load;
 mod master;
+mod registry;
 
 pub use client::client_of;
 pub use cluster::{Cluster, Lab};
@@ -21,6 +22,7 @@ pub use dockerd::{Dockerd, Dockers};
 pub use footprint::{Footprint, assert_no_sandbox_image, containers_of};
 pub use load::{Load, fetch};
 pub use master::Master;
+pub use registry::Registry;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
