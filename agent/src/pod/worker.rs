@@ -154,6 +154,8 @@ impl Worker {
                 self.begin_to_end(now);
             }
             self.settle_resize();
+            // Whoever has just begun to run counts as started only after its probe says so.
+            self.watch_probes().await;
             let plan = if self.runtime_lost {
                 Plan::default()
             } else {
@@ -161,7 +163,6 @@ impl Worker {
             };
             self.release_devices(now);
             let again = self.act(&plan, now).await;
-            self.watch_probes().await;
             self.ensure_mirror(now);
             self.report(now);
             self.inbox.set_over(self.is_over());

@@ -139,3 +139,30 @@ async fn a_missing_pull_secret_is_told_of() {
     node.until_event("FailedToRetrieveImagePullSecret").await;
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_sidecar_has_started_before_the_others_begin() {
+    let mut node = hollow().await;
+    node.runtime.set_exec_code("ask", 1);
+    let probe = json!({"exec": {"command": ["ask"]}, "periodSeconds": 1, "failureThreshold": 100});
+    let spec = json!({
+        "initContainers": [{"name": "s", "image": "img:1", "restartPolicy": "Always",
+                            "startupProbe": probe}],
+        "containers": [{"name": "a", "image": "img:1"}],
+    });
+    node.apply("p", spec);
+    let asked = || node.runtime.calls().iter().any(|call| call.starts_with("exec "));
+    while !asked() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let names = |found: Vec<crate::runtime::Container>| {
+        let all = found.iter().map(|found| found.label(labels::CONTAINER).to_owned());
+        all.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = [labels::SANDBOX, "s"].map(str::to_owned).into();
+    assert_eq!(names(node.containers().await), before);
+    node.runtime.set_exec_code("ask", 0);
+    node.until("Ready", ready).await;
+    node.app("a").await;
+    node.stop().await;
+}
