@@ -266,14 +266,27 @@ impl Attempt {
         }
     }
 
+    /// Whether it was made from this spec. How often it crashed says nothing of
+    /// one that is made from another.
+    pub fn is_made_from(&self, container: &ContainerSpec) -> bool {
+        self.container.label(labels::SPEC_HASH) == spec_hash(container)
+    }
+
     /// The restarts in a row that its successor has behind it.
-    pub fn crashes_of_next(&self) -> u32 {
-        if self.was_quiet() { 1 } else { self.crashes + 1 }
+    pub fn crashes_of_next(&self, next: &ContainerSpec) -> u32 {
+        match self.is_made_from(next) {
+            true if self.was_quiet() => 1,
+            true => self.crashes + 1,
+            false => 0,
+        }
     }
 
     /// When its successor may start; `None` when that is now, or it has not ended.
-    pub fn successor_waits_until(&self, now: Timestamp) -> Option<Timestamp> {
+    pub fn successor_waits_until(&self, next: &ContainerSpec, now: Timestamp) -> Option<Timestamp> {
         let State::Exited { finished, .. } = self.container.state else { return None };
+        if !self.is_made_from(next) {
+            return None;
+        }
         let wait = if self.was_quiet() { SignedDuration::ZERO } else { back_off(self.crashes) };
         waits_until(finished, wait, now)
     }

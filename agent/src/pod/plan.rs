@@ -17,7 +17,7 @@ use end::{plan_end, plan_finished, stop_all};
 
 use super::model::{
     Attempt, DEADLINE_EXCEEDED, Disruption, EVICTED, Failure, Observed, PULL_ERROR_SHOWN,
-    TERMINATED, as_container, is_sidecar, known_end, spec, spec_hash, waits_until,
+    TERMINATED, as_container, is_sidecar, known_end, spec, waits_until,
 };
 use super::resize::other_limits;
 use super::restart::{ended_for_good, is_once, prepares_again, restarts};
@@ -182,8 +182,7 @@ pub fn deadline_of(pod: &Pod) -> Option<Timestamp> {
 
 /// A changed image is started whatever the policy says.
 fn wants_restart(pod: &Pod, container: &Container, attempt: &Attempt, exit_code: i32) -> bool {
-    restarts(pod, container, exit_code)
-        || attempt.container.label(labels::SPEC_HASH) != spec_hash(container)
+    restarts(pod, container, exit_code) || !attempt.is_made_from(container)
 }
 
 fn plan_run(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
@@ -335,14 +334,15 @@ impl Plan {
         }
         // A container of a lost sandbox did not crash by itself.
         let crashed = last.filter(|_| observed.current(&container.name).is_some());
-        if let Some(due) = crashed.and_then(|crashed| crashed.successor_waits_until(now)) {
+        if let Some(due) = crashed.and_then(|crashed| crashed.successor_waits_until(container, now))
+        {
             self.look_at(due);
             return;
         }
         self.actions.push(Action::Start {
             container: container.name.clone(),
             attempt: last.map_or(0, |last| last.number + 1),
-            crashes: crashed.map_or(0, Attempt::crashes_of_next),
+            crashes: crashed.map_or(0, |crashed| crashed.crashes_of_next(container)),
         });
     }
 
@@ -362,7 +362,7 @@ impl Plan {
         let (message, grace) = if let Some(condemned) = condemned {
             let own = condemned.grace_seconds.and_then(|seconds| u64::try_from(seconds).ok());
             (condemned.message.clone(), own.map_or(grace, Duration::from_secs))
-        } else if attempt.container.label(labels::SPEC_HASH) != spec_hash(container) {
+        } else if !attempt.is_made_from(container) {
             (format!("Container {} definition changed, will be restarted", container.name), grace)
         } else {
             return self.resize(pod, container, attempt, observed, now);

@@ -172,6 +172,13 @@ fn crashes_back_off_and_are_forgotten() {
         ("fourth waits 40 s", one(), crashed(3, 1, 995), &[], Some(1035)),
         ("tenth waits 5 min", one(), crashed(9, 1, 995), &[], Some(1295)),
         ("ten quiet minutes", one(), crashed(9, 600, 999), &["start a 10 1"], None),
+        (
+            "another image has not crashed",
+            json!({"containers": [{"name": "a", "image": "other"}]}),
+            crashed(9, 1, 999),
+            &["start a 10 0"],
+            None,
+        ),
     ]);
 }
 
@@ -363,7 +370,7 @@ fn condemned_and_changed_containers_are_stopped_and_replaced() {
             "and starts again whatever the policy",
             never(),
             observed(vec![sandbox(0, true), container("a", 0, exited(0, 999))]),
-            &["start a 1 1"],
+            &["start a 1 0"],
             None,
         ),
     ]);

@@ -413,7 +413,7 @@ impl View<'_> {
         if !restarts(self.pod, container, attempt.exit_code()?) {
             return None;
         }
-        let due = attempt.successor_waits_until(self.now);
+        let due = attempt.successor_waits_until(container, self.now);
         let due = due.filter(|_| !self.observed.busy.contains_key(&container.name));
         let Some(due) = due else {
             // Who crashed shows it; who was killed to be started again is on

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::model::{Condemned, Health, Work};
+use crate::pod::model::{Condemned, Health, Work, spec_hash};
 use crate::pod::testing::{at, container, pod, sandbox};
 
 const RUN: State = State::Running { pid: 1, started: Timestamp::UNIX_EPOCH };
@@ -123,6 +123,7 @@ fn phases_and_conditions_follow_the_containers() {
 #[test]
 fn containers_say_why_they_do_not_run() {
     let one = || json!({"containers": [{"name": "a", "image": "img"}]});
+    let hash = spec_hash(&spec(&pod(one())).containers[0]);
     let failed = |reason: &'static str, second: i64| {
         let mut found = observed(vec![]);
         found
@@ -133,6 +134,7 @@ fn containers_say_why_they_do_not_run() {
     let crashed = |crashes: u32, state: State| {
         let mut last = container("a", crashes, state);
         last.labels.insert(labels::CRASHES.into(), crashes.to_string());
+        last.labels.insert(labels::SPEC_HASH.into(), hash.clone());
         observed(vec![last])
     };
     let start_error = State::Exited {
