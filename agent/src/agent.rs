@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::cgroup::HostCgroups;
 use crate::config::Config;
 use crate::devices::facts::Facts;
 use crate::devices::{self, Devices};
@@ -169,7 +170,9 @@ async fn run_on(
 
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let engine = daemon::process(&config.docker_socket);
+    let cgroups = HostCgroups::new(runtime.clone(), &config.docker_socket, &config.instance);
     let ctx = Arc::new(Context {
+        cgroups: Arc::new(cgroups),
         client,
         runtime,
         network,

@@ -50,6 +50,9 @@ pub struct Config {
     /// The cluster's CA in PEM: who may call the agent's server, and what pods
     /// get as `ca.crt`.
     pub server_ca_pem: String,
+    /// How many processes and threads one pod may have; `None` for no limit of
+    /// the pod as a whole. Default: none.
+    pub pod_pids: Option<i64>,
     /// How many processes and threads one container may have; `None` for no
     /// limit. Default: a quarter of those that the machine can have, so that a
     /// container that forks without end leaves the others room.
@@ -92,6 +95,7 @@ impl Config {
             extended_resources: BTreeMap::new(),
             hardware_root: PathBuf::from("/"),
             server_ca_pem: String::new(),
+            pod_pids: None,
             container_pids: most_pids().map(|most| most / 4),
             shutdown: GracePeriods::default(),
             logind_conf_dir: PathBuf::from(CONF_DIR),

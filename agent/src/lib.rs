@@ -6,7 +6,7 @@
 //! The modules in reading order: [`runtime`] is Docker behind a trait, with an
 //! in-memory twin; [`pod`] decides (`plan`, `status`) and acts (`apply`);
 //! [`probe`] asks containers how they are; [`volume`] lays out their files;
-//! [`network`] gives each pod an address; [`devices`] gives it GPUs; [`node`]
+//! [`network`] gives each pod an address; [`cgroup`] limits it as a whole; [`devices`] gives it GPUs; [`node`]
 //! reports the machine; [`eviction`] ends pods when it runs short, [`shutdown`]
 //! when it goes off; [`server`] answers the API server's calls for logs and
 //! exec.
@@ -18,6 +18,8 @@
 
 pub mod address;
 mod agent;
+mod bus;
+pub mod cgroup;
 mod config;
 pub mod devices;
 pub mod events;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::cgroup::{HostCgroups, PodCgroups as _};
 use crate::config::{Config, instance_of};
 use crate::runtime::docker::Docker;
 use crate::runtime::{Runtime, RuntimeError, labels, sandbox_image};
@@ -19,15 +21,15 @@ pub struct Removed {
     pub images: usize,
 }
 
-/// Removes the containers of the installation in `data_dir`, its pods' files
-/// and mounts, the sandbox image unless another installation uses it, and the
+/// Removes the containers of the installation in `data_dir`, its pods' cgroups,
+/// files and mounts, the sandbox image unless another installation uses it, and the
 /// pod network of this network namespace. Persistent volumes stay: they are
 /// data. Repeating it is
 /// fine. Carries on past failures and returns them all.
 pub async fn teardown(data_dir: &Path, docker_socket: &Path) -> Result<Removed, Vec<String>> {
     let mut removed = Removed::default();
     let mut failures = Vec::new();
-    let runtime = Docker::new(docker_socket);
+    let runtime = Arc::new(Docker::new(docker_socket));
     let wanted = BTreeMap::from([(labels::INSTANCE.to_owned(), instance_of(data_dir))]);
     match runtime.list(&wanted).await {
         Ok(found) => {
@@ -48,7 +50,13 @@ pub async fn teardown(data_dir: &Path, docker_socket: &Path) -> Result<Removed, 
         }
         Err(error) => failures.push(format!("containers not removed: {error}")),
     }
-    match sandbox_image::remove_unused(&runtime).await {
+    let instance = instance_of(data_dir);
+    let cgroups = HostCgroups::new(runtime.clone(), docker_socket, &instance);
+    cgroups.find().await;
+    for uid in cgroups.pods() {
+        failures.extend(cgroups.remove(&uid).await.err());
+    }
+    match sandbox_image::remove_unused(runtime.as_ref()).await {
         Ok(count) => removed.images = count,
         Err(RuntimeError::Unavailable(_)) => {}
         Err(error) => failures.push(format!("sandbox image not removed: {error}")),

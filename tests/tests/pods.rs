@@ -1,6 +1,6 @@
 //! What only a real Docker and a real kernel show of a pod's life: ports of the
 //! node, containers that look into others, limits that change, and limits that
-//! hold. One lab serves all steps of a test.
+//! hold, for containers and for pods as a whole. One lab serves all steps of a test.
 
 #![allow(clippy::unwrap_used)]
 
@@ -277,4 +277,74 @@ fn greedy_pods_harm_nobody_else() {
         "True"
     );
     kubectl("delete pod --all").ok();
+}
+
+/// Containers that stay below their pod's limits each, and pass them together.
+const TOGETHER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  resources: {limits: {memory: 96Mi}}
+  containers: [CONTAINERS]
+"#;
+
+/// A pod with so many containers that do the same.
+fn together(name: &str, containers: usize, image: &str, command: &str) -> String {
+    let command = serde_json::json!(["sh", "-c", command]);
+    let one = |index| {
+        format!("{{name: c{index}, image: {image}, imagePullPolicy: Never, command: {command}}}")
+    };
+    let all: Vec<_> = (0..containers).map(one).collect();
+    TOGETHER.replace("NAME", name).replace("CONTAINERS", &all.join(", "))
+}
+
+#[test]
+fn limits_of_a_pod_hold_for_its_containers_together() {
+    let mut lab = Lab::planned();
+    lab.set("SKIFF_POD_MAX_PIDS", "30");
+    lab.begin(1, 1);
+    let kubectl = |line: &str| lab.kubectl(&line.split(' ').collect::<Vec<_>>());
+    let get = |pod: &str, path: &str| kubectl(&format!("get pod {pod} -o jsonpath={path}")).ok();
+    let forks = "i=0; while [ $i -lt 20 ]; do sleep 3600 & i=$((i+1)); done; echo all; wait";
+    let takes = "exec python3 -c 'import time; x = bytearray(50 << 20); print(\"all\", flush=True); time.sleep(3600)'";
+    let images = ["skiff-example/busybox:latest", "skiff-example/python:latest"];
+    let pods = [(images[0], "forks", forks), (images[1], "takes", takes)];
+    for (image, name, command) in pods {
+        for (suffix, containers) in [("one", 1), ("two", 2)] {
+            let pod = together(&format!("{name}-{suffix}"), containers, image, command);
+            lab.kubectl_with(&["apply", "-f", "-"], &pod).ok();
+        }
+    }
+
+    step("one container alone has room for what it does");
+    for pod in ["forks-one", "takes-one"] {
+        until("it has all", || kubectl(&format!("logs {pod}")).stdout.trim() == "all");
+        assert_eq!(get(pod, "{.status.phase}"), "Running", "{pod}");
+    }
+
+    step("two of them have not");
+    let ended = "{.status.containerStatuses[*].state.terminated.reason}";
+    until("one has too few processes", || get("forks-two", ended).contains("Error"));
+    let said = kubectl("logs forks-two --all-containers").ok();
+    assert!(said.contains("can't fork"), "{said}");
+    until("one has too little memory", || get("takes-two", ended).contains("OOMKilled"));
+
+    step("nothing is left of them");
+    let uids = kubectl("get pod -o jsonpath={.items[*].metadata.uid}").ok();
+    let left = || {
+        let mut find = std::process::Command::new("find");
+        find.args(["/sys/fs/cgroup", "-type", "d"]);
+        let folders = run(find, None).stdout;
+        let of_pods = |folder: &&str| {
+            let folder = folder.replace('_', "-");
+            folder.contains("skiff") && uids.split(' ').any(|uid| folder.contains(uid))
+        };
+        folders.lines().filter(of_pods).count()
+    };
+    assert!(left() > 0, "each has a cgroup");
+    kubectl("delete pod --all").ok();
+    until("the cgroups are gone", || left() == 0);
 }

@@ -4,6 +4,7 @@
 //! Jobs are safe to repeat: a container that an interrupted job left behind is
 //! found by its name and taken over or replaced.
 
+mod cgroup;
 mod sandbox;
 
 mod image;
@@ -19,9 +20,10 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::context::Context;
 use super::model::{Attempt, uid};
-use crate::runtime::{Container, ContainerSpec, Limits, RuntimeError, labels};
+use crate::runtime::{Container, ContainerSpec, RuntimeError, labels};
 use crate::volume::Volumes;
 
+pub use cgroup::{lift_cpu_limit, resize};
 pub(super) use image::find_image;
 pub use sandbox::{prepare_volumes, release_sandbox, set_up};
 pub use start::start;
@@ -92,18 +94,6 @@ async fn create(ctx: &Context, spec: &ContainerSpec) -> Result<String, RuntimeEr
             ctx.runtime.create(spec).await
         }
         other => other,
-    }
-}
-
-/// Changes the limits of a running container and returns it with them.
-pub async fn resize(ctx: &Context, id: &str, limits: &Limits) -> Result<Container, String> {
-    ctx.runtime.update(id, limits).await.map_err(|error| error.to_string())?;
-    let found = ctx.runtime.inspect(id).await.map_err(|error| error.to_string())?;
-    let enforced = Limits { pids: limits.pids, ..found.limits.clone() };
-    if enforced == *limits {
-        Ok(found)
-    } else {
-        Err(format!("the runtime enforces {enforced:?} instead of {limits:?}"))
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Inputs<'a> {
     pub node_memory_bytes: u64,
     /// How many processes it may have.
     pub pids: Option<i64>,
+    /// The cgroup of its pod, if that has one.
+    pub cgroup_parent: Option<String>,
     /// The devices that it gets.
     pub devices: Granted,
 }
@@ -226,6 +228,7 @@ pub fn container(
             pids: inputs.pids,
             ..resources::limits(spec, container.resources.as_ref())
         },
+        cgroup_parent: inputs.cgroup_parent,
         oom_score_adj: resources::oom_score_adj(spec, container, inputs.node_memory_bytes),
         privileged,
         cap_add: capabilities.add.unwrap_or_default(),

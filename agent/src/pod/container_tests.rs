@@ -47,6 +47,7 @@ fn inputs<'a>(pod: &Pod, image: &'a Image) -> Inputs<'a> {
         termination_log: Path::new("/pods/u/t"),
         seccomp: Some("{}".into()),
         node_memory_bytes: 1 << 30,
+        cgroup_parent: None,
         pids: Some(100),
         devices: Granted::default(),
     }

@@ -19,6 +19,7 @@ use super::container::Owner;
 use super::manager::Directory;
 use super::model::uid;
 use super::objects::Objects;
+use crate::cgroup::PodCgroups;
 use crate::config::Config;
 use crate::devices::Devices;
 use crate::events::Recorder;
@@ -76,6 +77,8 @@ pub struct Context {
     pub runtime: Arc<dyn Runtime>,
     /// The pod network.
     pub network: Arc<dyn Network>,
+    /// Cgroups of pods that are limited as a whole.
+    pub cgroups: Arc<dyn PodCgroups>,
     /// Images and pulls.
     pub images: Images,
     /// The users and groups of images.

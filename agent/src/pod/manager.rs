@@ -185,6 +185,7 @@ impl Manager {
         let cancel = self.cancel.clone();
         // Adoption: what runs is known before the first pod is looked at.
         let Some(mut runtime_events) = self.connect().await else { return };
+        self.ctx.cgroups.find().await;
         let api_back = self.api_back.clone();
         let folder = self.folder.take();
         if let Some(folder) = &folder {
@@ -482,7 +483,8 @@ impl Manager {
     }
 
     /// Finds what is left of pods that the API does not have, and has it
-    /// removed: containers by their labels, files by their folders.
+    /// removed: containers by their labels, cgroups by their names, files by their
+    /// folders.
     async fn sweep(&mut self) {
         let mut left: BTreeMap<String, (String, String)> = BTreeMap::new();
         for (uid, containers) in &self.containers {
@@ -493,6 +495,9 @@ impl Manager {
                 );
                 left.insert(uid.clone(), names);
             }
+        }
+        for uid in self.ctx.cgroups.pods() {
+            left.entry(uid).or_default();
         }
         let folders = self.ctx.config.data_dir.join("pods");
         if let Ok(mut entries) = tokio::fs::read_dir(&folders).await {

@@ -116,10 +116,9 @@ fn raise(most: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
 
 /// The limits that the runtime enforces for a container with these resources.
 ///
-/// Containers of a pod share no cgroup, so what the pod asks for as a whole is
-/// laid on each: where a container has no limit of its own the pod's counts, and
-/// of the CPU that the pod asks for each gets an equal part of what the others
-/// have not asked for.
+/// Where a container has no limit of its own the pod's counts, and of the CPU
+/// that the pod asks for each gets an equal part of what the others have not
+/// asked for. What holds for all of them together is in [`pod_limits`].
 pub fn limits(spec: &PodSpec, own: Option<&ResourceRequirements>) -> Limits {
     let whole = spec.resources.as_ref();
     let cpu_limit = cpu_milli(limited(own)).or_else(|| cpu_milli(limited(whole)));
@@ -129,13 +128,34 @@ pub fn limits(spec: &PodSpec, own: Option<&ResourceRequirements>) -> Limits {
         .or_else(|| cpu_milli(limited(own)))
         .or_else(|| unasked_cpu(spec))
         .unwrap_or_default();
+    limits_of(weight_milli, cpu_limit, memory_limit)
+}
+
+/// The limits that hold for all containers of a pod together; `None` for a pod
+/// that has none of these. `pids` is how many processes the node gives to one
+/// pod.
+///
+/// The weight goes with them: what the pod's containers weigh among each other
+/// they no longer weigh among all.
+pub fn pod_limits(pod: &Pod, pids: Option<i64>) -> Option<Limits> {
+    let whole = limited(super::model::spec(pod).resources.as_ref());
+    let Limits { cpu_quota_us, memory_bytes, .. } =
+        limits_of(0, cpu_milli(whole), memory_bytes(whole));
+    if (cpu_quota_us, memory_bytes, pids) == (None, None, None) {
+        return None;
+    }
+    let weight_milli = requests(pod, None).get("cpu").copied().unwrap_or_default();
+    Some(Limits { cpu_quota_us, memory_bytes, pids, ..limits_of(weight_milli, None, None) })
+}
+
+fn limits_of(weight_milli: i64, cpu_milli: Option<i64>, memory_bytes: Option<i64>) -> Limits {
     Limits {
         cpu_shares: Some((weight_milli * 1024 / 1000).clamp(MIN_CPU_SHARES, MAX_CPU_SHARES)),
         // 100 ms of period: a thousandth of a CPU is 100 µs of it.
-        cpu_quota_us: cpu_limit
+        cpu_quota_us: cpu_milli
             .filter(|milli| *milli > 0)
             .map(|milli| (milli * 100).max(MIN_CPU_QUOTA_US)),
-        memory_bytes: memory_limit
+        memory_bytes: memory_bytes
             .filter(|bytes| *bytes > 0)
             .map(|bytes| bytes.max(MIN_MEMORY_BYTES)),
         pids: None,
@@ -233,6 +253,22 @@ mod tests {
             assert_eq!(of(resources.clone()), expected, "{resources}");
         }
     }
+
+    #[test]
+    fn only_what_limits_a_pod_as_a_whole_needs_a_cgroup() {
+        let pod = |spec| -> Pod { serde_json::from_value(json!({"spec": spec})).unwrap() };
+        let own = json!([{"name": "a", "resources": {"requests": {"cpu": "1"},
+            "limits": {"cpu": "1", "memory": "1Gi"}}}]);
+        assert_eq!(pod_limits(&pod(json!({"containers": own})), None), None);
+        let asks = json!({"containers": own, "resources": {"requests": {"cpu": "2"}}});
+        assert_eq!(pod_limits(&pod(asks), None), None, "a request is no limit");
+        let found = pod_limits(&pod(json!({"containers": own})), Some(7));
+        let expected = Limits { cpu_shares: Some(1024), pids: Some(7), ..Limits::default() };
+        assert_eq!(found, Some(expected), "its weight is that of its containers");
+        let found = pod_limits(&pod(json!({"containers": [{"name": "a"}]})), Some(7));
+        assert_eq!(found.and_then(|found| found.cpu_shares), Some(2));
+    }
+
     #[test]
     fn what_a_pod_asks_for_as_a_whole_goes_before_what_its_containers_ask() {
         let pod: Pod = serde_json::from_value(json!({"spec": {
@@ -249,7 +285,7 @@ mod tests {
         let asked = BTreeMap::from([("cpu".into(), 2010), ("memory".into(), 1000 * (8 << 20))]);
         assert_eq!(requests(&pod, None), asked);
         assert_eq!(memory_limit(&pod), Some(64 << 20));
-        let spec = pod.spec.unwrap();
+        let spec = pod.spec.clone().unwrap();
         let of = |index: usize| limits(&spec, spec.containers[index].resources.as_ref());
         let all = |milli: i64, memory_bytes| Limits {
             cpu_shares: Some(milli * 1024 / 1000),
@@ -260,5 +296,8 @@ mod tests {
         assert_eq!(of(0), all(500, 16 << 20), "what it has of its own");
         assert_eq!(of(1), all(750, 64 << 20), "half of what is left");
         assert_eq!(of(1), of(2));
+        let together = Limits { cpu_shares: Some(2058), ..all(0, 64 << 20) };
+        assert_eq!(pod_limits(&pod, None), Some(together.clone()));
+        assert_eq!(pod_limits(&pod, Some(9)), Some(Limits { pids: Some(9), ..together }));
     }
 }

@@ -2,6 +2,7 @@
 //! an API in memory, on the in-memory runtime and on Docker.
 
 mod admission;
+mod cgroups;
 mod changes;
 mod devices;
 mod docker_faults;
@@ -30,6 +31,7 @@ use super::fake_api::FakeApi;
 use super::manager::{Directory, Manager};
 use super::objects::Objects;
 use super::static_pods::Folder;
+use crate::cgroup;
 use crate::config::Config;
 use crate::devices::{Devices, Offers};
 use crate::events::Recorder;
@@ -84,6 +86,9 @@ struct TestNode<R> {
     api: FakeApi,
     runtime: Arc<R>,
     cables: Arc<Cables>,
+    cgroups: Arc<cgroup::Memory>,
+    /// How many processes a pod may have.
+    pod_pids: Option<i64>,
     /// What the node runs short of.
     pressures: watch::Sender<Pressures>,
     /// What the node has heard of itself.
@@ -111,6 +116,8 @@ impl<R: Runtime> TestNode<R> {
             api,
             runtime,
             cables,
+            cgroups: Arc::default(),
+            pod_pids: None,
             pressures: watch::Sender::default(),
             facts: watch::Sender::default(),
             grace: GracePeriods::default(),
@@ -127,6 +134,7 @@ impl<R: Runtime> TestNode<R> {
 
     fn config(&self) -> Config {
         Config {
+            pod_pids: self.pod_pids,
             shutdown: self.grace.clone(),
             thresholds: Thresholds { soft_pod_grace: self.soft_pod_grace, ..Thresholds::default() },
             logind_conf_dir: self.dir.path().join("logind.conf.d"),
@@ -176,6 +184,7 @@ impl<R: Runtime> TestNode<R> {
             client,
             runtime: runtime.clone(),
             network: self.cables.clone(),
+            cgroups: self.cgroups.clone(),
             images,
             accounts: ImageAccounts::default(),
             pods: directory.clone(),

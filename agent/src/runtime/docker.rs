@@ -76,6 +76,7 @@ impl Runtime for Docker {
     async fn version(&self) -> Result<Version> {
         let info = self.client().await?.info().await.map_err(from_docker)?;
         Ok(Version {
+            cgroup_driver: convert::cgroup_driver(&info),
             name: "docker".into(),
             version: info.server_version.unwrap_or_default(),
             kernel: info.kernel_version.unwrap_or_default(),

@@ -6,13 +6,13 @@ use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
     ContainerStatsResponse, CreateImageInfo, DeviceInfo, EventMessage, HostConfig,
     HostConfigCgroupnsModeEnum, HostConfigLogConfig, ImageInspect, ImageSummary, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType,
+    MountBindOptionsPropagationEnum, MountType, SystemInfo, SystemInfoCgroupDriverEnum,
 };
 use jiff::Timestamp;
 
 use super::{
-    Container, ContainerSpec, DeviceRequest, Event, EventKind, Image, Limits, Mount, Progress,
-    Propagation, State, Stats, User,
+    CgroupDriver, Container, ContainerSpec, DeviceRequest, Event, EventKind, Image, Limits, Mount,
+    Progress, Propagation, State, Stats, User,
 };
 
 /// The period that CPU quotas refer to.
@@ -61,6 +61,7 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         mounts: Some(spec.mounts.iter().map(mount).collect()),
         device_requests: (!spec.devices.is_empty())
             .then(|| spec.devices.iter().map(device_request).collect()),
+        cgroup_parent: spec.cgroup_parent.clone(),
         cpu_shares: limits.cpu_shares,
         cpu_period: limits.cpu_quota_us.map(|_| CPU_PERIOD_US),
         cpu_quota: limits.cpu_quota_us,
@@ -104,6 +105,20 @@ pub(super) fn device_names(found: Option<Vec<DeviceInfo>>) -> Vec<String> {
     let found = found.into_iter().flatten();
     let by_cdi = found.filter(|device| device.source.as_deref() == Some("cdi"));
     by_cdi.filter_map(|device| device.id).collect()
+}
+
+/// Who makes cgroups. An engine without root's rights has only part of a tree
+/// that is its user's.
+pub(super) fn cgroup_driver(info: &SystemInfo) -> Option<CgroupDriver> {
+    let mut options = info.security_options.iter().flatten();
+    if options.any(|option| option.contains("name=rootless")) {
+        return None;
+    }
+    match info.cgroup_driver {
+        Some(SystemInfoCgroupDriverEnum::CGROUPFS) => Some(CgroupDriver::Cgroupfs),
+        Some(SystemInfoCgroupDriverEnum::SYSTEMD) => Some(CgroupDriver::Systemd),
+        _ => None,
+    }
 }
 
 fn mount(mount: &Mount) -> bollard::models::Mount {
@@ -286,6 +301,26 @@ mod tests {
     use bollard::models::ContainerState;
 
     use super::*;
+
+    #[test]
+    fn only_an_engine_of_root_has_cgroups_to_set() {
+        let info = |driver, options: &[&str]| SystemInfo {
+            cgroup_driver: Some(driver),
+            security_options: Some(options.iter().map(|&option| option.to_owned()).collect()),
+            ..SystemInfo::default()
+        };
+        let seccomp = "name=seccomp,profile=default";
+        let cases = [
+            (info(SystemInfoCgroupDriverEnum::CGROUPFS, &[seccomp]), Some(CgroupDriver::Cgroupfs)),
+            (info(SystemInfoCgroupDriverEnum::SYSTEMD, &[]), Some(CgroupDriver::Systemd)),
+            (info(SystemInfoCgroupDriverEnum::SYSTEMD, &[seccomp, "name=rootless"]), None),
+            (info(SystemInfoCgroupDriverEnum::NONE, &[]), None),
+            (SystemInfo::default(), None),
+        ];
+        for (info, expected) in cases {
+            assert_eq!(cgroup_driver(&info), expected, "{info:?}");
+        }
+    }
 
     #[test]
     fn layers_of_a_pull_add_up() {

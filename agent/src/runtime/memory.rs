@@ -164,6 +164,7 @@ impl Runtime for Memory {
             os_image: "hollow".into(),
             root_dir: "/".into(),
             devices,
+            cgroup_driver: None,
         })
     }
 

@@ -215,6 +215,18 @@ pub struct Version {
     pub root_dir: String,
     /// The devices that it knows by name, as `vendor.com/class=name`.
     pub devices: Vec<String>,
+    /// Who makes the cgroups of containers; `None` where the engine has none
+    /// that others may set.
+    pub cgroup_driver: Option<CgroupDriver>,
+}
+
+/// Who makes the cgroups of containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// The engine itself, as folders.
+    Cgroupfs,
+    /// systemd, when the engine asks it to.
+    Systemd,
 }
 
 /// A container as the runtime sees it.

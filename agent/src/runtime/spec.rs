@@ -41,6 +41,8 @@ pub struct ContainerSpec {
     pub devices: Vec<DeviceRequest>,
     /// Limits on what it uses.
     pub limits: Limits,
+    /// The cgroup that it is made in; the runtime's choice when `None`.
+    pub cgroup_parent: Option<String>,
     /// How readily the kernel kills it when memory is short, -1000 to 1000.
     pub oom_score_adj: i64,
     /// All capabilities, all devices, no confinement.

@@ -51,7 +51,7 @@ pub fn kubelet_configuration(config: &Config) -> Value {
         "imageMinimumGCAge": go_duration(config.image_marks.least_age),
         "maxPods": config.max_pods,
         "nodeLeaseDurationSeconds": config.lease_duration.as_secs(),
-        "podPidsLimit": config.container_pids.unwrap_or(-1),
+        "podPidsLimit": config.pod_pids.unwrap_or(-1),
         "port": config.listen.port(),
         "registerNode": true,
         "registerWithTaints": taints,
@@ -99,7 +99,7 @@ mod tests {
         config.thresholds.soft = read_thresholds("nodefs.available<1Gi").unwrap();
         config.thresholds.soft_grace = read_graces("nodefs.available=90s").unwrap();
         config.register_taints = vec!["own=x:NoExecute".into()];
-        config.container_pids = None;
+        config.pod_pids = Some(512);
         let told = kubelet_configuration(&config);
         let cases = [
             ("evictionHard", json!({"memory.available": "10%"})),
@@ -107,7 +107,7 @@ mod tests {
             ("evictionSoftGracePeriod", json!({"nodefs.available": "1m30s"})),
             ("evictionPressureTransitionPeriod", json!("5m0s")),
             ("registerWithTaints", json!([{"key": "own", "value": "x", "effect": "NoExecute"}])),
-            ("podPidsLimit", json!(-1)),
+            ("podPidsLimit", json!(512)),
             ("maxPods", json!(110)),
             ("clusterDNS", json!(["10.96.0.10"])),
             ("staticPodPath", Value::Null),

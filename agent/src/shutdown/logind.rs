@@ -8,10 +8,9 @@ use futures::StreamExt;
 use nix::sys::signal::Signal;
 use zbus::proxy::SignalStream;
 use zbus::zvariant::OwnedFd;
-use zbus::{Connection, Proxy, connection};
+use zbus::{Connection, Proxy};
 
-/// How long the bus may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::bus;
 
 /// A connection to logind.
 pub struct Logind {
@@ -25,15 +24,7 @@ pub struct Notices(SignalStream<'static>);
 impl Logind {
     /// Connects to the bus at `address`, or to the machine's.
     pub async fn connect(address: Option<&str>) -> anyhow::Result<Self> {
-        let builder = match address {
-            Some(address) => connection::Builder::address(address)?,
-            None => connection::Builder::system()?,
-        };
-        let bus = builder
-            .method_timeout(ANSWER_TIMEOUT)
-            .build()
-            .await
-            .context("no system bus (D-Bus) answers")?;
+        let bus = bus::connect(address).await?;
         let manager = Proxy::new(
             &bus,
             "org.freedesktop.login1",

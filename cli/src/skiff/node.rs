@@ -48,10 +48,9 @@ pub(super) fn start(
         image_marks: node.resources.image_marks(),
         reserved: node.resources.reserved(),
         max_pods: node.resources.max_pods,
-        container_pids: match node.resources.pod_max_pids {
-            None => default.container_pids,
-            Some(most) => Some(most).filter(|most| *most > 0),
-        },
+        pod_pids: node.resources.pod_max_pids.filter(|most| *most > 0),
+        // What is said goes for the pod as a whole.
+        container_pids: default.container_pids.filter(|_| node.resources.pod_max_pids.is_none()),
         // Checked with the command line.
         shutdown: node.shutdown.periods().unwrap_or_default(),
         server_ca_pem: cluster.ca_pem,

@@ -25,7 +25,8 @@ pub struct ResourceArgs {
     #[arg(long, value_name = "N", env = "SKIFF_MAX_PODS", default_value_t = 110,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_pods: u32,
-    /// Processes that one container may have, -1 for no limit [default: a quarter of the machine's]
+    /// Processes that one pod may have, -1 for no limit [default: a quarter of the machine's for each
+    /// container]
     #[arg(long, value_name = "N", env = "SKIFF_POD_MAX_PIDS", value_parser = pids,
           allow_negative_numbers = true)]
     pub pod_max_pids: Option<i64>,

@@ -13,7 +13,7 @@ use super::super::context::Context;
 use super::super::env::Sources;
 use super::super::files;
 use super::super::model::{Attempt, spec, uid};
-use super::{Failed, Ready, create};
+use super::{Failed, Ready, cgroup, create};
 use crate::network::HostPort;
 use crate::runtime::{Container, ContainerSpec, RuntimeError, State, labels, sandbox_image};
 use crate::volume::{self, Volumes};
@@ -31,6 +31,8 @@ pub async fn set_up(
         let message = "the container runtime cannot give a pod a user namespace (hostUsers: false)";
         return Err(Failed::new("FailedCreatePodSandBox", message));
     }
+    let parent = cgroup::parent(ctx, pod).await;
+    let parent = parent.map_err(|error| Failed::new("FailedCreatePodContainer", error))?;
     let volumes = prepare_volumes(ctx, pod, &[], tokens).await?;
     let sandbox = match old {
         // Alive: only its network is missing.
@@ -41,7 +43,7 @@ pub async fn set_up(
                 .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;
             let owner = ctx.owner(pod);
             let spec = container::sandbox(&owner, attempt, &ctx.sandbox_image, netns, hostname);
-            let spec = with_devices(ctx, pod, spec);
+            let spec = ContainerSpec { cgroup_parent: parent, ..with_devices(ctx, pod, spec) };
             let spec = spec.with_handler(&runtime_handler(ctx, pod).await?);
             let permit = ctx.starts.acquire().await;
             let started = start_sandbox(ctx, &spec).await;
@@ -170,7 +172,7 @@ pub(super) fn base_sources(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Sources 
     }
 }
 
-/// Removes the sandbox and unplugs the pod; dead containers stay.
+/// Removes the sandbox and the pod's cgroup and unplugs the pod; dead containers stay.
 pub async fn release_sandbox(
     ctx: &Context,
     pod: &Pod,
@@ -182,5 +184,5 @@ pub async fn release_sandbox(
     if let Some(sandbox) = sandbox {
         ctx.runtime.remove(sandbox.id()).await.map_err(|error| error.to_string())?;
     }
-    Ok(())
+    ctx.cgroups.remove(uid(pod)).await
 }

@@ -14,7 +14,7 @@ use super::super::env::{self, EnvFile, FileKey, Sources};
 use super::super::model::{container_named, uid};
 use super::image::image;
 use super::sandbox::{base_sources, with_devices};
-use super::{Failed, Start, create, termination_log};
+use super::{Failed, Start, cgroup, create, termination_log};
 use crate::events::Severity;
 use crate::images;
 use crate::runtime::{Container, ContainerSpec, Image, labels};
@@ -91,6 +91,8 @@ async fn container_spec(
     } else {
         Arc::default()
     };
+    let parent = cgroup::parent(ctx, pod).await;
+    let parent = parent.map_err(|error| Failed::new("CreateContainerError", error))?;
     let inputs = Inputs {
         attempt: start.attempt,
         crashes: start.crashes,
@@ -106,6 +108,7 @@ async fn container_spec(
         seccomp,
         node_memory_bytes: ctx.memory_bytes,
         pids: ctx.config.container_pids,
+        cgroup_parent: parent,
         devices: ctx.devices.grant(pod, wanted).await.map_err(config_error)?,
     };
     let made = container::container(&ctx.owner(pod), wanted, inputs);

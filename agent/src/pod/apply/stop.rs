@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::super::context::Context;
 use super::super::hooks;
 use super::super::model::{Attempt, container_named, spec, uid};
-use super::{labels_of, termination_log};
+use super::{labels_of, lift_cpu_limit, termination_log};
 use crate::events::Severity;
 use crate::runtime::{Container, LogOptions, Output, Runtime, RuntimeError};
 use crate::volume;
@@ -118,7 +118,8 @@ pub async fn stop(
     }
     // Whatever the hook took, the signal is heard before the kill.
     let left = grace.saturating_sub(since.elapsed()).max(AFTER_HOOK.min(grace));
-    end(ctx.runtime.as_ref(), id, left).await?;
+    let lift = async || lift_cpu_limit(ctx, pod, id).await;
+    end(ctx.runtime.as_ref(), id, left, lift).await?;
     match ctx.runtime.inspect(id).await {
         Ok(container) => Ok(Some(container)),
         Err(RuntimeError::NotFound(_)) => Ok(None),
@@ -126,19 +127,25 @@ pub async fn stop(
     }
 }
 
-/// Stops a container, and has it end soon after it was killed.
+/// Stops a container, and has it end soon after it was killed: `lift` frees it
+/// from its CPU limit.
 ///
 /// A killed process still has to run to end, in the CPU time of its container.
 /// Of that a fork bomb at its memory limit leaves nothing, for the kernel looks
 /// for memory in it: the kill would take effect minutes later.
-async fn end(runtime: &dyn Runtime, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+async fn end(
+    runtime: &dyn Runtime,
+    id: &str,
+    grace: Duration,
+    lift: impl AsyncFnOnce() -> Result<(), String>,
+) -> Result<(), RuntimeError> {
     let mut stop = pin!(runtime.stop(id, grace));
     if let Ok(ended) = tokio::time::timeout(grace + AFTER_KILL, &mut stop).await {
         return ended;
     }
-    if let Err(error) = runtime.lift_cpu_limit(id).await {
+    if let Err(error) = lift().await {
         // It may have ended by now; if not, it will in its own time.
-        tracing::debug!(%error, container = id, "CPU limit not lifted");
+        tracing::debug!(error, container = id, "CPU limit not lifted");
     }
     stop.await
 }
@@ -174,6 +181,9 @@ pub async fn clean_up(ctx: &Context, pod: &Pod) -> Result<(), String> {
         Err(error) => failures.push(error.to_string()),
     }
     failures.extend(ctx.network.detach(uid(pod)).await.err());
+    if failures.is_empty() {
+        failures.extend(ctx.cgroups.remove(uid(pod)).await.err());
+    }
     // Files go last: a container that is still there may write to them.
     if failures.is_empty() {
         let removed = volume::remove(&ctx.config.pod_dir(uid(pod))).await;
@@ -201,12 +211,16 @@ mod tests {
         (runtime, id)
     }
 
+    fn lift(runtime: &Memory, id: &str) -> impl AsyncFnOnce() -> Result<(), String> {
+        async move || runtime.lift_cpu_limit(id).await.map_err(|error| error.to_string())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_has_no_time_to_end_is_given_some_after_its_grace_period() {
         let (runtime, id) = throttled(Some(50_000)).await;
         let since = Instant::now();
         let grace = Duration::from_secs(30);
-        end(&runtime, &id, grace).await.unwrap();
+        end(&runtime, &id, grace, lift(&runtime, &id)).await.unwrap();
         assert_eq!(since.elapsed(), grace + AFTER_KILL);
         let ended = runtime.inspect(&id).await.unwrap();
         assert!(!ended.is_running());
@@ -217,7 +231,7 @@ mod tests {
     async fn what_ends_in_its_grace_period_keeps_its_limits() {
         let (runtime, id) = throttled(None).await;
         runtime.slow_stops(Duration::from_secs(30));
-        end(&runtime, &id, Duration::from_secs(30)).await.unwrap();
+        end(&runtime, &id, Duration::from_secs(30), lift(&runtime, &id)).await.unwrap();
         assert!(!runtime.calls().contains(&format!("lift_cpu_limit {id}")));
     }
 
@@ -226,9 +240,10 @@ mod tests {
         let (runtime, id) = throttled(None).await;
         runtime.slow_stops(2 * AFTER_KILL);
         // It ends of itself before its limit is lifted.
-        let (ended, ()) = tokio::join!(end(&runtime, &id, Duration::ZERO), async {
-            runtime.exit(&id, 137);
-        });
+        let (ended, ()) =
+            tokio::join!(end(&runtime, &id, Duration::ZERO, lift(&runtime, &id)), async {
+                runtime.exit(&id, 137);
+            });
         ended.unwrap();
         assert!(runtime.calls().contains(&format!("lift_cpu_limit {id}")));
     }

@@ -104,7 +104,7 @@ impl Worker {
         self.observed.busy.insert(labels::SANDBOX.into(), Work::Starting);
         let (ctx, pod, old, tokens) = (
             self.ctx.clone(),
-            self.pod.clone(),
+            self.wanted.clone(),
             self.observed.sandbox.clone(),
             self.tokens.clone(),
         );
@@ -155,9 +155,10 @@ impl Worker {
 
     fn resize(&mut self, name: &str, id: &str, limits: Limits) {
         self.observed.busy.insert(name.to_owned(), Work::Resizing);
-        let (ctx, name, id) = (self.ctx.clone(), name.to_owned(), id.to_owned());
+        let (ctx, pod) = (self.ctx.clone(), self.wanted.clone());
+        let (name, id) = (name.to_owned(), id.to_owned());
         self.jobs.spawn(async move {
-            let result = apply::resize(&ctx, &id, &limits).await;
+            let result = apply::resize(&ctx, &pod, &id, &limits).await;
             Done::Resize(name, id, result)
         });
     }
