@@ -77,7 +77,7 @@ pub(super) const ENTRIES: &[Resource] = &[
         namespaced: false,
         subresources: &[status("VolumeAttachment", "storage.k8s.io", "v1")],
         behaviour: &Typed::<k::VolumeAttachment> {
-            default: Some(defaults::volume_attachment),
+            prepare: Some(defaults::volume_attachment),
             validate: Some(validation::volume_attachment_create),
             validate_update: Some(validation::volume_attachment_update),
             rules: Rules::STATUS,
@@ -101,3 +101,20 @@ pub(super) const ENTRIES: &[Resource] = &[
         ..STORAGE
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::catalogue::find;
+
+    #[test]
+    fn an_attachment_begins_detached() {
+        let behaviour = find("storage.k8s.io", "v1", "volumeattachments").unwrap().behaviour;
+        let mut object = json!({"metadata": {"name": "a"}, "status": {"attached": true}});
+        object["spec"] = json!({"attacher": "a.b", "nodeName": "n", "source": {}});
+        behaviour.default(&mut object);
+        behaviour.prepare_create(&mut object);
+        assert_eq!(object["status"], json!({"attached": false}));
+    }
+}

@@ -168,7 +168,7 @@ fn volume_attachments() {
         minimal: json!({"metadata": {"name": "a"}, "spec": {
             "attacher": "example.com", "nodeName": "n", "source": {"persistentVolumeName": "v"},
         }}),
-        default: defaults::volume_attachment,
+        default: |_| {},
         create: validation::volume_attachment_create,
         update: Some(validation::volume_attachment_update),
     };
