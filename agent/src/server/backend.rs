@@ -2,6 +2,7 @@
 //! the container runtime.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream},
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use nix::sched::{CloneFlags, setns};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::configz;
@@ -63,6 +64,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The pods that the agent looks after, as a PodList.
     fn pods(&self) -> Value;
+
+    /// The pods that the runtime has something running of, as a PodList that
+    /// says no more than their names and containers.
+    async fn running_pods(&self) -> Result<Value, BackendError>;
 
     /// Metrics as Prometheus text.
     fn metrics(&self) -> String;
@@ -175,6 +180,11 @@ impl Backend for Node {
         (self.pods)()
     }
 
+    async fn running_pods(&self) -> Result<Value, BackendError> {
+        let found = self.runtime.list(&labels::of_node(&self.instance, &self.node)).await?;
+        Ok(running_pods(&found))
+    }
+
     fn metrics(&self) -> String {
         (self.metrics)()
     }
@@ -198,6 +208,27 @@ impl Backend for Node {
     fn log_dir(&self) -> &Path {
         Path::new(LOG_DIR)
     }
+}
+
+fn running_pods(found: &[Container]) -> Value {
+    let mut pods = BTreeMap::<[&str; 3], Vec<Value>>::new();
+    for one in found.iter().filter(|one| matches!(one.state, State::Running { .. })) {
+        let pod = [labels::POD_NAMESPACE, labels::POD_NAME, labels::POD_UID];
+        let containers = pods.entry(pod.map(|label| one.label(label))).or_default();
+        let name = one.label(labels::CONTAINER);
+        if name != labels::SANDBOX {
+            containers.push(json!({"name": name, "image": one.image, "resources": {}}));
+        }
+    }
+    let items = pods.into_iter().map(|([namespace, name, uid], containers)| {
+        json!({
+            "metadata": {"namespace": namespace, "name": name, "uid": uid},
+            "spec": {"containers": containers},
+            "status": {},
+        })
+    });
+    let items = items.collect::<Vec<_>>();
+    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
 }
 
 fn dial_inside(pid: i32, port: u16) -> io::Result<StdTcpStream> {
@@ -261,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_one_that_ended_last_is_the_one_in_the_status() {
-        let pods = serde_json::json!({"items": [
+        let pods = json!({"items": [
             {"metadata": {"namespace": "ns", "name": "p"}, "status": {"containerStatuses": [
                 {"name": "a", "lastState": {"terminated": {"containerID": "docker://c2"}}},
                 {"name": "b", "lastState": {}}]}},
@@ -269,6 +300,31 @@ mod tests {
         assert_eq!(last_ended(&pods, "ns", "p", "a").as_deref(), Some("c2"));
         assert_eq!(last_ended(&pods, "ns", "p", "b"), None, "it never ended");
         assert_eq!(last_ended(&pods, "other", "p", "a"), None);
+    }
+
+    #[test]
+    fn only_what_runs_is_among_the_running_pods() {
+        let named = |uid: &str, name: &str, state: State| {
+            let mut found = Container { state, ..container(name, uid, "0", 0) };
+            let more = [(labels::POD_NAMESPACE, "ns"), (labels::POD_NAME, "p")];
+            found.labels.extend(more.map(|(key, value)| (key.to_owned(), value.to_owned())));
+            found.labels.insert(labels::CONTAINER.to_owned(), name.to_owned());
+            found
+        };
+        let running = || State::Running { pid: 1, started: jiff::Timestamp::UNIX_EPOCH };
+        let pods = running_pods(&[
+            named("u1", "a", running()),
+            named("u1", "b", State::Created),
+            named("u1", labels::SANDBOX, running()),
+            named("u2", "a", State::Created),
+            named("u3", labels::SANDBOX, running()),
+        ]);
+        let told = pods["items"].as_array().unwrap().iter().map(|pod| {
+            let names = pod["spec"]["containers"].as_array().unwrap();
+            let names = names.iter().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>();
+            format!("{} {}", pod["metadata"]["uid"].as_str().unwrap(), names.join(","))
+        });
+        assert_eq!(told.collect::<Vec<_>>(), ["u1 a", "u3 "]);
     }
 
     #[test]

@@ -39,6 +39,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -240,6 +241,7 @@ fn router(backend: Node) -> Router {
         .route("/portForward/{namespace}/{pod}", get(port_forward::serve).post(port_forward::serve))
         .route("/podConnections/{namespace}/{pod}/{port}", get(pod_connection::serve))
         .route("/pods", get(async |State(node): State<Node>| Json(node.pods())))
+        .route("/runningpods/", get(running_pods))
         .route("/metrics", get(async |State(node): State<Node>| node.metrics()))
         .route("/metrics/resource", get(usage::resources))
         .route("/stats/summary", get(usage::summary))
@@ -253,6 +255,10 @@ fn router(backend: Node) -> Router {
     let shared =
         Router::new().route("/images/tar", get(images::tar)).layer(middleware::from_fn(nodes_too));
     guarded.merge(shared).route("/healthz", get(async || "ok")).with_state(backend)
+}
+
+async fn running_pods(State(node): State<Node>) -> Result<Json<Value>, BackendError> {
+    node.running_pods().await.map(Json)
 }
 
 async fn only_the_api_server(

@@ -62,6 +62,10 @@ impl Backend for Node {
         self.inner.pods()
     }
 
+    async fn running_pods(&self) -> Result<Value, BackendError> {
+        self.inner.running_pods().await
+    }
+
     fn metrics(&self) -> String {
         self.inner.metrics()
     }
@@ -273,6 +277,7 @@ async fn the_machines_logs_are_listed_and_read_and_nothing_else() {
         ("/logs/out/passwd", "403", ""),
         ("/logs/%2e%2e/passwd", "403", ""),
         ("/configz", "200", "{\"kubeletconfig\":"),
+        ("/runningpods/", "200", "\"name\":\"c\""),
     ];
     for (path, status, part) in cases {
         let answer = get(port, path).await;
