@@ -194,22 +194,34 @@ fn keep_all_but(map: &mut Map<String, Value>, old: &Map<String, Value>, part: &s
     }
 }
 
-/// `resize` writes the resources and resize policies of containers that exist.
+/// `resize` writes the resources and resize policies of containers. Other
+/// containers than there are it leaves to be refused.
 fn resize(map: &mut Map<String, Value>, old: &Map<String, Value>) {
-    let wanted = std::mem::replace(map, old.clone());
+    let mut wanted = std::mem::replace(map, old.clone());
     if let Some(version) = wanted.get("metadata").and_then(|m| m.get("resourceVersion")) {
         metadata(map).insert("resourceVersion".into(), version.clone());
     }
     let Some(Value::Object(spec)) = map.get_mut("spec") else { return };
     for list in ["containers", "initContainers"] {
-        let Some(Value::Array(containers)) = spec.get_mut(list) else { continue };
-        let wanted = wanted.get("spec").and_then(|s| s.get(list)).and_then(Value::as_array);
-        for container in containers.iter_mut().filter_map(Value::as_object_mut) {
-            let same =
-                wanted.and_then(|all| all.iter().find(|w| w.get("name") == container.get("name")));
-            let Some(same) = same.and_then(Value::as_object) else { continue };
-            copy(container, same, "resources");
-            copy(container, same, "resizePolicy");
+        let wanted = wanted.get_mut("spec").and_then(|spec| spec.get_mut(list)).map(Value::take);
+        let names = |list: Option<&Value>| {
+            let containers = list.and_then(Value::as_array).into_iter().flatten();
+            containers.map(|one| one.get("name").cloned()).collect::<Vec<_>>()
+        };
+        if names(wanted.as_ref()) != names(spec.get(list)) {
+            spec.insert(list.into(), wanted.unwrap_or_else(|| json!([])));
+            continue;
+        }
+        let (Some(Value::Array(containers)), Some(Value::Array(wanted))) =
+            (spec.get_mut(list), wanted)
+        else {
+            continue;
+        };
+        for (container, wanted) in containers.iter_mut().zip(&wanted) {
+            if let (Value::Object(container), Value::Object(wanted)) = (container, wanted) {
+                copy(container, wanted, "resources");
+                copy(container, wanted, "resizePolicy");
+            }
         }
     }
 }
@@ -344,5 +356,8 @@ mod tests {
         update(&mut new, &old, Part::Other("resize"), &Rules::FULL);
         assert_eq!(new["spec"]["containers"][0]["image"], "i");
         assert_eq!(new["spec"]["containers"][0]["resources"]["limits"]["cpu"], "1");
+        let mut new = json!({"spec": {"containers": [{"name": "b", "image": "x"}]}});
+        update(&mut new, &old, Part::Other("resize"), &Rules::FULL);
+        assert_eq!(new["spec"]["containers"][0]["name"], "b", "it is left to be refused");
     }
 }

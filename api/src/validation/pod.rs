@@ -347,11 +347,25 @@ fn ephemeral(errors: &mut Errors, new: &PodSpec, old: &PodSpec) {
 /// A resize changes the CPU and memory of containers and nothing else.
 fn resize(errors: &mut Errors, new: &PodSpec, old: &PodSpec) {
     let path = Path::root("spec");
+    let all = same_containers(errors, &new.containers, &old.containers, "containers");
+    let (new_init, old_init) = (list(&new.init_containers), list(&old.init_containers));
+    if !same_containers(errors, new_init, old_init, "initContainers") || !all {
+        return;
+    }
     pod_spec::spec(errors, new, &path);
     let mut rest = new.clone();
     let new_init = rest.init_containers.as_deref_mut().unwrap_or_default();
-    let pairs = rest.containers.iter_mut().zip(&old.containers);
-    for (new, old) in pairs.chain(new_init.iter_mut().zip(list(&old.init_containers))) {
+    for (new, old) in new_init.iter_mut().zip(old_init) {
+        if old.restart_policy.as_deref() == Some("Always") {
+            kept(errors, new, old, &path);
+            restore_resizable(new, old);
+        } else if new != old {
+            let detail = "resources for non-sidecar init containers are immutable";
+            errors.forbidden(&path, detail);
+            new.clone_from(old);
+        }
+    }
+    for (new, old) in rest.containers.iter_mut().zip(&old.containers) {
         kept(errors, new, old, &path);
         restore_resizable(new, old);
     }
@@ -363,6 +377,25 @@ fn resize(errors: &mut Errors, new: &PodSpec, old: &PodSpec) {
         let class = resources::qos_class(new);
         errors.invalid(&path, class, "Pod QOS Class may not change as a result of resizing");
     }
+}
+
+/// Whether a resize is of the containers that there are.
+fn same_containers(errors: &mut Errors, new: &[Container], old: &[Container], what: &str) -> bool {
+    let spec = Path::root("spec");
+    let path = spec.child(what);
+    if new.len() != old.len() {
+        errors.forbidden(&path, format!("{what} may not be added or removed on resize"));
+        return false;
+    }
+    let mut same = true;
+    for (index, (new, old)) in new.iter().zip(old).enumerate() {
+        if new.name != old.name {
+            let detail = format!("{what} may not be renamed or reordered on resize");
+            errors.forbidden(&path.index(index).child("name"), detail);
+            same = false;
+        }
+    }
+    same
 }
 
 /// An amount may change and be added; the kernel's way back to none is not one

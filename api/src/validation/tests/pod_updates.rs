@@ -1,6 +1,6 @@
 //! What may change about a pod, by which of its parts.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::pod::POD;
 use crate::catalogue::Part;
@@ -113,8 +113,35 @@ fn subresources_change_their_part() {
                 json!("other"),
                 &["spec: Forbidden: only cpu and memory resources are mutable"],
             ),
+            (
+                "/spec/containers/0/name",
+                json!("other"),
+                &["spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize"],
+            ),
+            (
+                "/spec/initContainers",
+                json!([]),
+                &["spec.initContainers: Forbidden: initContainers may not be added or removed on resize"],
+            ),
         ],
     );
+    let init = |policy: Value| {
+        let requests = json!({"requests": {"cpu": "100m"}});
+        json!([{"name": "init", "image": "i", "restartPolicy": policy, "resources": requests}])
+    };
+    for (policy, refused) in [
+        (
+            Value::Null,
+            &["spec: Forbidden: resources for non-sidecar init containers are immutable"][..],
+        ),
+        (json!("Always"), &[]),
+    ] {
+        POD().updates_from(
+            &[("/spec/initContainers", init(policy))],
+            Part::Other("resize"),
+            &[("/spec/initContainers/0/resources/requests/cpu", json!("200m"), refused)],
+        );
+    }
 }
 
 #[test]
