@@ -122,13 +122,20 @@ fn raise(most: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
 pub fn limits(spec: &PodSpec, own: Option<&ResourceRequirements>) -> Limits {
     let whole = spec.resources.as_ref();
     let cpu_limit = cpu_milli(limited(own)).or_else(|| cpu_milli(limited(whole)));
-    let memory_limit = memory_bytes(limited(own)).or_else(|| memory_bytes(limited(whole)));
+    let memory_limit = memory_limit_of(spec, own);
     // A container without a request but with a limit asks for its limit.
     let weight_milli = cpu_milli(requested(own))
         .or_else(|| cpu_milli(limited(own)))
         .or_else(|| unasked_cpu(spec))
         .unwrap_or_default();
     limits_of(weight_milli, cpu_limit, memory_limit)
+}
+
+/// The memory that a container with these resources may use by the spec, if
+/// that is limited.
+pub fn memory_limit_of(spec: &PodSpec, own: Option<&ResourceRequirements>) -> Option<i64> {
+    let whole = spec.resources.as_ref();
+    memory_bytes(limited(own)).or_else(|| memory_bytes(limited(whole))).filter(|bytes| *bytes > 0)
 }
 
 /// The limits that hold for all containers of a pod together; `None` for a pod

@@ -128,6 +128,37 @@ async fn a_resize_changes_the_running_container() {
 }
 
 #[tokio::test]
+async fn memory_in_use_is_not_taken_away() {
+    let mut node = hollow().await;
+    let with = |memory: &str| json!({"requests": {"memory": "1Ki"}, "limits": {"memory": memory}});
+    let mut spec = one();
+    spec["containers"][0]["resources"] = with("40Mi");
+    node.apply("p", spec);
+    node.until("Ready", ready).await;
+    let id = node.app("a").await.id;
+    node.runtime.set_memory_use(&id, 1 << 20);
+    let resize = |memory: &str| {
+        edit(&node, |pod| pod["spec"]["containers"][0]["resources"] = with(memory));
+    };
+    // Less than the runtime can enforce, but that is not asked yet.
+    resize("10Ki");
+    let pod = node
+        .until("failed", |pod| condition(pod, "PodResizeInProgress")["reason"] == "Error")
+        .await;
+    assert_eq!(
+        condition(&pod, "PodResizeInProgress")["message"],
+        "attempting to set container \"a\" memory limit (10240) below current usage (1048576)"
+    );
+    assert_eq!(pod["status"]["containerStatuses"][0]["resources"]["limits"]["memory"], "40Mi");
+    assert_eq!(node.app("a").await.limits.memory_bytes, Some(40 << 20));
+    resize("20Mi");
+    let done = |pod: &Value| condition(pod, "PodResizeInProgress").is_null();
+    node.until("resized", done).await;
+    assert_eq!(node.app("a").await.limits.memory_bytes, Some(20 << 20));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_resize_waits_for_room_and_takes_it() {
     let mut node = hollow().await;
     let asks = |cpu: &str| {
