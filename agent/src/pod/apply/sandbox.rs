@@ -31,13 +31,13 @@ pub async fn set_up(
         let message = "the container runtime cannot give a pod a user namespace (hostUsers: false)";
         return Err(Failed::new("FailedCreatePodSandBox", message));
     }
-    let parent = cgroup::parent(ctx, pod).await;
-    let parent = parent.map_err(|error| Failed::new("FailedCreatePodContainer", error))?;
     let volumes = prepare_volumes(ctx, pod, &[], tokens).await?;
     let sandbox = match old {
         // Alive: only its network is missing.
         Some(old) if old.is_running() => old.container,
         old => {
+            let parent = cgroup::parent(ctx, pod).await;
+            let parent = parent.map_err(|error| Failed::new("FailedCreatePodContainer", error))?;
             let netns = ctx.netns.as_deref();
             let hostname = files::sandbox_hostname(pod, &ctx.config.cluster_domain)
                 .map_err(|error| Failed::new("FailedCreatePodSandBox", error))?;

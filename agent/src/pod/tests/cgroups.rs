@@ -22,9 +22,10 @@ async fn a_pod_with_limits_of_its_own_has_a_cgroup_until_it_has_ended() {
     let expected =
         Limits { cpu_shares: Some(2), memory_bytes: Some(64 << 20), ..Limits::default() };
     assert_eq!(node.cgroups.limits("uid-p"), Some(expected));
-    // The next agent finds it, and starts nothing for it.
+    // The next agent makes and starts nothing for what runs.
     let before = node.app("a").await.id;
     node.stop().await;
+    node.cgroups.fail(Some("nobody asks"));
     node.start();
     node.until("Ready", ready).await;
     assert_eq!(node.app("a").await.id, before);
