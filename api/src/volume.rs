@@ -4,6 +4,7 @@
 //! node with the volume in mind. The rules and their order are upstream's
 //! `FindMatchingVolume` (k8s.io/component-helpers/storage/volume).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -13,6 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::quantity::Quantity;
 use crate::selector::LabelSelector;
@@ -61,6 +63,21 @@ pub fn class_of_claim(claim: &PersistentVolumeClaim) -> Option<&str> {
         .and_then(|all| all.get(CLASS_ANNOTATION))
         .or_else(|| claim.spec.as_ref()?.storage_class_name.as_ref())
         .map(String::as_str)
+}
+
+/// The class that a claim without one gets, of classes with these metadata: of
+/// several that are the default the newest, of equally old ones the first by
+/// name.
+pub fn default_class<'a>(classes: impl IntoIterator<Item = &'a ObjectMeta>) -> Option<&'a str> {
+    let is_default = |class: &&ObjectMeta| {
+        let annotations = class.annotations.as_ref();
+        annotations.and_then(|all| all.get(DEFAULT_CLASS)).is_some_and(|text| text == "true")
+    };
+    let defaults = classes.into_iter().filter(is_default);
+    let first = defaults.min_by_key(|class| {
+        (class.creation_timestamp.as_ref().map(|time| Reverse(time.0)), class.name.as_deref())
+    });
+    first?.name.as_deref()
 }
 
 /// The name of the volume's class, empty when it has none.
@@ -223,6 +240,27 @@ mod tests {
         });
         crate::patch::apply_merge(&mut object["spec"], &spec);
         serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn of_several_default_classes_the_newest_counts() {
+        let class = |name: &str, default: &str, year: u16| -> ObjectMeta {
+            let meta = json!({
+                "name": name, "annotations": {DEFAULT_CLASS: default},
+                "creationTimestamp": format!("{year}-01-01T00:00:00Z"),
+            });
+            serde_json::from_value(meta).unwrap()
+        };
+        let cases = [
+            (vec![("a", "false", 2024), ("b", "", 2024)], None),
+            (vec![("a", "true", 2024), ("b", "true", 2025), ("c", "false", 2026)], Some("b")),
+            (vec![("b", "true", 2024), ("a", "true", 2024)], Some("a")),
+        ];
+        for (classes, expected) in cases {
+            let classes: Vec<_> =
+                classes.iter().map(|(name, is, year)| class(name, is, *year)).collect();
+            assert_eq!(default_class(&classes), expected, "{classes:?}");
+        }
     }
 
     #[test]

@@ -280,6 +280,19 @@ fn some_volumes_come_with_their_pod() {
     lab.wait("the new value by subPath", LIMIT, &["logs", "shown"], |said| said.trim() == "new");
     lab.kubectl(&["delete", "pod/shown", "configmap/conf", "--now"]).ok();
 
+    step("a claim that came before there was a default class gets it");
+    let default = |is: &str| {
+        let annotation = format!("storageclass.kubernetes.io/is-default-class={is}");
+        lab.kubectl(&["annotate", "sc", "local", "--overwrite", &annotation]).ok();
+    };
+    default("false");
+    create(&claim("early", ""));
+    assert_eq!(field(&lab, "pvc/early", ".spec.storageClassName"), "");
+    default("true");
+    let class = ["get", "pvc/early", "-o", "jsonpath={.spec.storageClassName}"];
+    lab.wait("its class", LIMIT, &class, |said| said == "local");
+    lab.kubectl(&["delete", "pvc/early"]).ok();
+
     step("a claim that is somebody else's is not taken");
     create(&claim("other-scratch", ""));
     create(&own.replace("name: own", "name: other"));

@@ -1,17 +1,18 @@
 //! Storage: claims get the default class, claims and volumes the finalizer
 //! that protects them while they are in use, and only what can grow grows.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use skiff_api::quantity::Quantity;
-use skiff_api::volume::{CLAIM_PROTECTION, DEFAULT_CLASS, VOLUME_PROTECTION};
+use skiff_api::volume::{CLAIM_PROTECTION, VOLUME_PROTECTION, default_class};
 
 use super::{Attributes, Context, Operation, Plugin, items, list_mut};
 use crate::status::ApiError;
 
 const GROUP: &str = "storage.k8s.io";
 
-/// A claim that names no class gets the default one; of several the newest, of
-/// equally old ones the first by name.
+/// A claim that names no class gets the default one.
 pub(super) struct DefaultStorageClass;
 
 impl Plugin for DefaultStorageClass {
@@ -30,19 +31,14 @@ impl Plugin for DefaultStorageClass {
             return Ok(());
         }
         let classes = context.objects.list(GROUP, "storageclasses", "");
-        let text = |class: &Value, key: &str| {
-            class["metadata"][key].as_str().unwrap_or_default().to_owned()
-        };
-        let default = classes
+        let classes: Vec<ObjectMeta> = classes
             .iter()
-            .filter(|class| class["metadata"]["annotations"][DEFAULT_CLASS] == "true")
-            .min_by_key(|class| {
-                (std::cmp::Reverse(text(class, "creationTimestamp")), text(class, "name"))
-            });
-        if let Some(class) = default
+            .filter_map(|class| ObjectMeta::deserialize(&class["metadata"]).ok())
+            .collect();
+        if let Some(class) = default_class(&classes)
             && claim["spec"].is_object()
         {
-            claim["spec"]["storageClassName"] = class["metadata"]["name"].clone();
+            claim["spec"]["storageClassName"] = json!(class);
         }
         Ok(())
     }

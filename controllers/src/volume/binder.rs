@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skiff_api::volume::{
     BIND_COMPLETED, BOUND_BY_CONTROLLER, LOCAL_PROVISIONER, PROVISIONER, class_of_claim,
+    default_class,
 };
 use skiff_client::Api;
 use tracing::info;
@@ -91,7 +92,9 @@ impl VolumeBinder {
         caches.storage_classes.subscribe(move |old, new| {
             let name = new.or(old).map(|class| meta::name(&class.metadata));
             for claim in claims.all() {
-                if class_of_claim(&claim) == name && claim_phase(&claim) != Some("Bound") {
+                // Those that say nothing may get it.
+                let concerned = class_of_claim(&claim).is_none_or(|own| Some(own) == name);
+                if concerned && claim_phase(&claim) != Some("Bound") {
                     tx.add(Task::Claim(Key::of(&claim.metadata)));
                 }
             }
@@ -111,11 +114,17 @@ impl VolumeBinder {
         let class = class.and_then(|name| caches.storage_classes.get(&Key::new("", name)));
         let volumes = caches.volumes.all();
         let volumes: Vec<&PersistentVolume> = volumes.iter().map(AsRef::as_ref).collect();
-        match claim::plan(claim, &volumes, class.as_deref()) {
+        let classes = caches.storage_classes.all();
+        let default = default_class(classes.iter().map(|class| &class.metadata));
+        match claim::plan(claim, &volumes, class.as_deref(), default) {
             claim::Plan::Bind(name) => {
                 if let Some(volume) = caches.volumes.get(&Key::new("", &name)) {
                     self.bind(claim, &volume).await?;
                 }
+            }
+            claim::Plan::TakeClass(name) => {
+                // The watch brings the claim back with it.
+                self.patch(claim, json!({"spec": {"storageClassName": name}}), false).await?;
             }
             claim::Plan::Provision => {
                 self.pending(claim).await?;

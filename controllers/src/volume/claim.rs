@@ -17,6 +17,8 @@ use crate::meta;
 pub(super) enum Plan {
     /// It gets the volume of this name.
     Bind(String),
+    /// It names no class, and gets this one: there was no default when it came.
+    TakeClass(String),
     /// Its class's provisioner makes a volume.
     Provision,
     /// It waits, and its events say for what.
@@ -39,11 +41,13 @@ fn note(severity: Severity, reason: &'static str, message: impl Into<String>) ->
     Note { severity, reason, message: message.into() }
 }
 
-/// Decides for `claim`, given all volumes and its class if there is one.
+/// Decides for `claim`, given all volumes, its class if there is one, and the
+/// name of the default class.
 pub(super) fn plan(
     claim: &PersistentVolumeClaim,
     volumes: &[&PersistentVolume],
     class: Option<&StorageClass>,
+    default: Option<&str>,
 ) -> Plan {
     let named = volume_name(claim)
         .map(|name| (name, volumes.iter().find(|v| meta::name(&v.metadata) == name).copied()));
@@ -51,7 +55,7 @@ pub(super) fn plan(
         return plan_bound(claim, named);
     }
     match named {
-        None => plan_unbound(claim, volumes, class),
+        None => plan_unbound(claim, volumes, class, default),
         // It may still come.
         Some((_, None)) => Plan::WaitQuietly,
         Some((name, Some(volume))) => plan_named(claim, name, volume),
@@ -105,6 +109,7 @@ fn plan_unbound(
     claim: &PersistentVolumeClaim,
     volumes: &[&PersistentVolume],
     class: Option<&StorageClass>,
+    default: Option<&str>,
 ) -> Plan {
     let waits =
         class.is_some_and(|class| class.volume_binding_mode.as_deref() == Some(WAIT_FOR_CONSUMER));
@@ -112,6 +117,11 @@ fn plan_unbound(
     let place = if delayed { Place::Undecided } else { Place::Anywhere };
     if let Some(volume) = best_match(claim, volumes.iter().copied(), place) {
         return Plan::Bind(meta::name(&volume.metadata).to_owned());
+    }
+    if class_of_claim(claim).is_none()
+        && let Some(default) = default
+    {
+        return Plan::TakeClass(default.to_owned());
     }
     if delayed {
         return Plan::Wait(note(
@@ -177,6 +187,7 @@ mod tests {
     fn every_claim_finds_its_way() {
         let none = Value::Null;
         let plain = || claim(json!({}), json!({}));
+        let silent = || claim(json!({"storageClassName": null}), json!({}));
         let named = |name: &str| claim(json!({"volumeName": name}), json!({}));
         let bound = |name: &str| claim(json!({"volumeName": name}), json!({BIND_COMPLETED: "yes"}));
         let chosen = || claim(json!({}), json!({SELECTED_NODE: "n1"}));
@@ -212,6 +223,14 @@ mod tests {
                 None,
                 "Wait FailedBinding",
             ),
+            ("says nothing", silent(), free(), None, "TakeClass usual"),
+            (
+                "says nothing, volume of no class",
+                silent(),
+                vec![volume("v", "", none.clone())],
+                None,
+                "Bind v",
+            ),
             ("waits for a pod", plain(), free(), later(), "Wait WaitForFirstConsumer"),
             ("kept for it while it waits", plain(), with(&mine), later(), "Bind v"),
             ("pod has come", chosen(), vec![], later(), "Provision"),
@@ -238,8 +257,9 @@ mod tests {
         ];
         for (name, claim, volumes, class, expected) in cases {
             let volumes: Vec<_> = volumes.iter().collect();
-            let found = match plan(&claim, &volumes, class.as_ref()) {
+            let found = match plan(&claim, &volumes, class.as_ref(), Some("usual")) {
                 Plan::Bind(volume) => format!("Bind {volume}"),
+                Plan::TakeClass(class) => format!("TakeClass {class}"),
                 Plan::Provision => "Provision".into(),
                 Plan::Wait(note) => format!("Wait {}", note.reason),
                 Plan::WaitQuietly => "WaitQuietly".into(),
