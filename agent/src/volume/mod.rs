@@ -19,6 +19,7 @@ mod atomic;
 mod empty_dir;
 mod host_path;
 mod image;
+mod mount_points;
 pub mod mounts;
 mod ownership;
 pub mod payload;

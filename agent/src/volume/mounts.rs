@@ -8,10 +8,15 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use super::mount_points::{below, is_mount_point, outermost};
+
+/// How many mounts on top of each other are taken away; one place has one or two.
+const STACKED: usize = 16;
 
 /// Makes the folder with exactly this mode.
 pub fn ensure_dir(dir: &Path, mode: u32) -> io::Result<()> {
@@ -60,7 +65,7 @@ pub(super) fn ensure_tmpfs(dir: &Path, options: &str) -> io::Result<()> {
 /// there.
 pub(super) fn ensure_mount(dir: &Path, kind: &str, options: &str) -> io::Result<()> {
     in_host_namespace(|| {
-        if mount_points()?.iter().any(|point| point == dir) {
+        if is_mount_point(dir)? {
             return Ok(());
         }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -76,10 +81,6 @@ pub(super) fn ensure_mount(dir: &Path, kind: &str, options: &str) -> io::Result<
 pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
     in_host_namespace(|| {
         unmount_below(dir)?;
-        if mount_points()?.iter().any(|point| point.starts_with(dir)) {
-            let message = format!("something is mounted in {}", dir.display());
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
-        }
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
@@ -87,22 +88,25 @@ pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
     })
 }
 
-/// Unmounts everything at or below `dir`, innermost first.
+/// Unmounts everything at or below `dir`.
 fn unmount_below(dir: &Path) -> io::Result<()> {
-    let mut points: Vec<_> =
-        mount_points()?.into_iter().filter(|point| point.starts_with(dir)).collect();
-    // A copy of a mount that is shared with the host's would take what is
-    // mounted there along: of a hostPath, the host's own.
-    for point in &points {
-        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-        mount(None::<&str>, point, None::<&str>, private, None::<&str>)?;
+    for _ in 0..STACKED {
+        let points = outermost(dir)?;
+        if points.is_empty() {
+            return Ok(());
+        }
+        for point in points {
+            // A copy of a mount that is shared with the host's would take what is
+            // mounted there along: of a hostPath, the host's own.
+            let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+            mount(None::<&str>, &point, None::<&str>, private, None::<&str>)?;
+            // With all that is mounted in it, and lazily: a process that still has
+            // it open must not keep the pod.
+            umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+        }
     }
-    points.reverse();
-    for point in points {
-        // Lazily: a process that still has it open must not keep the pod.
-        umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
-    }
-    Ok(())
+    let message = format!("something is mounted in {}", dir.display());
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
 }
 
 /// Makes all mounts at and below `dir` read-only, and keeps from it what others
@@ -111,7 +115,7 @@ pub(super) fn make_read_only(dir: &Path) -> io::Result<()> {
     in_host_namespace(|| {
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         mount(None::<&str>, dir, None::<&str>, private, None::<&str>)?;
-        for (point, options) in mount_table()?.into_iter().filter(|(at, _)| at.starts_with(dir)) {
+        for (point, options) in below(dir)? {
             let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
             let flags = flags | restrictions(&options);
             mount(None::<&str>, &point, None::<&str>, flags, None::<&str>)?;
@@ -132,29 +136,6 @@ fn restrictions(options: &str) -> MsFlags {
         _ => MsFlags::empty(),
     };
     options.split(',').map(flag).collect()
-}
-
-/// All mount points of the calling thread's namespace, in the order of mounting.
-pub(super) fn mount_points() -> io::Result<Vec<PathBuf>> {
-    Ok(mount_table()?.into_iter().map(|(point, _)| point).collect())
-}
-
-/// The same, each with the options that are its own.
-fn mount_table() -> io::Result<Vec<(PathBuf, String)>> {
-    let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    let row = |line: &str| {
-        let mut fields = line.split(' ').skip(4);
-        Some((unescaped(fields.next()?), fields.next()?.to_owned()))
-    };
-    Ok(table.lines().filter_map(row).collect())
-}
-
-/// The kernel writes blanks in paths as octal escapes.
-fn unescaped(field: &str) -> PathBuf {
-    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    PathBuf::from(
-        escapes.iter().fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain)),
-    )
 }
 
 /// Runs `work` on a thread in the mount namespace of the machine.
@@ -189,8 +170,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
+    fn what_is_mounted_in_a_folder_goes_and_its_files_stay() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (pod, host) = (temporary.path().join("pod"), temporary.path().join("host"));
+        let place = pod.join("volumes/data");
+        fs::create_dir_all(&place).unwrap();
+        fs::create_dir_all(&host).unwrap();
+        fs::write(host.join("theirs"), "text").unwrap();
+        in_host_namespace(|| {
+            let none = None::<&str>;
+            // One upon the other, and one in that.
+            mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), none)?;
+            mount(Some(&host), &place, none, MsFlags::MS_BIND, none)?;
+            let inner = place.join("inner");
+            fs::create_dir(&inner)?;
+            mount(Some("tmpfs"), &inner, Some("tmpfs"), MsFlags::empty(), none)?;
+            fs::write(inner.join("ours"), "text")
+        })
+        .unwrap();
+        remove_tree(&pod).unwrap();
+        assert!(!pod.exists());
+        let left: Vec<_> =
+            fs::read_dir(&host).unwrap().map(|one| one.unwrap().file_name()).collect();
+        assert!(left.contains(&"theirs".into()) && left.contains(&"inner".into()), "{left:?}");
+        assert_eq!(fs::read_dir(host.join("inner")).unwrap().count(), 0);
+        remove_tree(&pod).unwrap();
     }
 
     #[test]

@@ -15,7 +15,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_api::volume::{LOCAL_PROVISIONER, PROVISIONED_BY};
 
-use super::mounts::{ensure_dir, in_host_namespace, mount_points};
+use super::mount_points;
+use super::mounts::{ensure_dir, in_host_namespace};
 use super::{blocking, host_path};
 
 /// Where a persistent volume is on this machine.
@@ -127,8 +128,7 @@ pub async fn remove(name: &str, volumes_dir: &Path) -> io::Result<()> {
     let path = folder(name, volumes_dir)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     blocking(move || {
-        let busy =
-            in_host_namespace(|| Ok(mount_points()?.iter().any(|one| one.starts_with(&path))))?;
+        let busy = in_host_namespace(|| Ok(!mount_points::below(&path)?.is_empty()))?;
         if busy {
             let message = format!("something is mounted in {}", path.display());
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));

@@ -17,7 +17,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 
-use super::mounts::{ensure_dir, in_host_namespace, mount_points};
+use super::mount_points::is_mount_point;
+use super::mounts::{ensure_dir, in_host_namespace};
 
 /// Binds `root`/`sub` to `target`. A missing part is made a folder, unless the
 /// volume is read-only.
@@ -59,7 +60,7 @@ fn bind_opened(target: &Path, open: impl FnOnce() -> io::Result<OwnedFd> + Send)
         let part = open()?;
         let opened = format!("/proc/thread-self/fd/{}", part.as_raw_fd());
         let found = fs::metadata(&opened)?;
-        if mount_points()?.iter().any(|point| point == target) {
+        if is_mount_point(target)? {
             let bound = fs::metadata(target)?;
             if (bound.dev(), bound.ino()) == (found.dev(), found.ino()) {
                 return Ok(());
