@@ -3,36 +3,42 @@
 use std::marker::PhantomData;
 
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, DynamicObject, Request, request};
+use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, ObjectMeta, Request, request};
 use kube::{Client, Error, Resource, Result};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The objects of one kind, in one namespace or in all.
 pub struct Api<K> {
-    untyped: kube::Api<DynamicObject>,
+    client: Client,
+    resource: ApiResource,
+    namespace: Option<String>,
     of: PhantomData<fn() -> K>,
 }
 
 impl<K> Clone for Api<K> {
     fn clone(&self) -> Self {
-        Self { untyped: self.untyped.clone(), of: PhantomData }
+        Self {
+            client: self.client.clone(),
+            resource: self.resource.clone(),
+            namespace: self.namespace.clone(),
+            of: PhantomData,
+        }
     }
 }
 
 impl<K: Resource<DynamicType = ()>> Api<K> {
     /// The objects of all namespaces, or of a kind that has none.
     pub fn all(client: Client) -> Self {
-        let untyped = kube::Api::all_with(client, &ApiResource::erase::<K>(&()));
-        Self { untyped, of: PhantomData }
+        let resource = ApiResource::erase::<K>(&());
+        Self { client, resource, namespace: None, of: PhantomData }
     }
 
     /// The objects of one namespace.
     pub fn namespaced(client: Client, namespace: &str) -> Self {
         let resource = ApiResource::erase::<K>(&());
-        let untyped = kube::Api::namespaced_with(client, namespace, &resource);
-        Self { untyped, of: PhantomData }
+        Self { client, resource, namespace: Some(namespace.to_owned()), of: PhantomData }
     }
 
     /// The objects of one namespace, or of a kind that has none if it is empty.
@@ -42,17 +48,43 @@ impl<K: Resource<DynamicType = ()>> Api<K> {
 }
 
 impl<K> Api<K> {
-    /// The same objects as values.
+    /// The same objects as `kube` has them.
     pub fn into_untyped(self) -> kube::Api<DynamicObject> {
-        self.untyped
+        self.of_kube()
+    }
+
+    /// `kube`'s own calls, with objects as `T`.
+    pub(crate) fn of_kube<T>(self) -> kube::Api<T>
+    where
+        T: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => kube::Api::namespaced_with(self.client, namespace, &self.resource),
+            None => kube::Api::all_with(self.client, &self.resource),
+        }
     }
 
     fn request(&self) -> Request {
-        Request::new(self.untyped.resource_url())
+        Request::new(DynamicObject::url_path(&self.resource, self.namespace.as_deref()))
     }
 
     async fn send(&self, request: Result<http::Request<Vec<u8>>, request::Error>) -> Result<Value> {
-        send(self.untyped.clone().into_client(), request).await
+        send(self.client.clone(), request).await
+    }
+
+    /// Changes what the patch names in the status, and gives of the object no more
+    /// than its metadata: for whoever has the rest.
+    pub async fn patch_status_for_metadata(
+        &self,
+        name: &str,
+        params: &PatchParams,
+        patch: &Patch<impl Serialize>,
+    ) -> Result<ObjectMeta> {
+        let request = self.request().patch_subresource("status", name, params, patch);
+        let mut written = self.send(request).await?;
+        let mut metadata = written.get_mut("metadata").map(Value::take).unwrap_or_default();
+        drop_managed_fields(&mut metadata);
+        ObjectMeta::deserialize(metadata).map_err(Error::SerdeError)
     }
 
     /// Deletes an object, or asks that it ends.
@@ -168,10 +200,16 @@ async fn send(
 }
 
 fn read<T: DeserializeOwned>(mut value: Value) -> Result<T> {
-    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
+    if let Some(metadata) = value.get_mut("metadata") {
+        drop_managed_fields(metadata);
     }
     T::deserialize(value).map_err(Error::SerdeError)
+}
+
+fn drop_managed_fields(metadata: &mut Value) {
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove("managedFields");
+    }
 }
 
 fn body(object: &impl Serialize) -> Result<Vec<u8>> {

@@ -27,6 +27,7 @@
 
 mod api;
 mod error;
+mod object;
 mod quorum;
 mod remote;
 mod unchecked;

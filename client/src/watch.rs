@@ -3,16 +3,16 @@
 use futures::future::ready;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use kube::Api as Untyped;
-use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{Config, DefaultBackoff, Event, Result, watcher};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tracing::error;
 
 use crate::Api;
+use crate::object::Object;
+
+type Untyped = kube::Api<Object>;
 
 /// Lists the objects and follows their changes for ever. A watch that breaks
 /// yields its error and, after a delay, starts again.
@@ -35,22 +35,22 @@ pub fn watch_with<K>(
 where
     K: DeserializeOwned + Send + 'static,
 {
-    events(api.into_untyped(), config, Box::new(backoff))
+    events(api.of_kube(), config, Box::new(backoff))
         .try_filter_map(|event| ready(Ok(typed(event))))
         .boxed()
 }
 
 /// The machinery of a watch: one copy for all kinds.
 fn events(
-    api: Untyped<DynamicObject>,
+    api: Untyped,
     config: Config,
     backoff: Box<dyn Backoff>,
-) -> BoxStream<'static, Result<Event<DynamicObject>>> {
+) -> BoxStream<'static, Result<Event<Object>>> {
     watcher(api, config).backoff(backoff).boxed()
 }
 
 /// The event with its object as its type; none when the object cannot be read.
-fn typed<K: DeserializeOwned>(event: Event<DynamicObject>) -> Option<Event<K>> {
+fn typed<K: DeserializeOwned>(event: Event<Object>) -> Option<Event<K>> {
     Some(match event {
         Event::Apply(object) => Event::Apply(read(object)?),
         Event::Delete(object) => Event::Delete(read(object)?),
@@ -60,16 +60,8 @@ fn typed<K: DeserializeOwned>(event: Event<DynamicObject>) -> Option<Event<K>> {
     })
 }
 
-fn read<K: DeserializeOwned>(object: DynamicObject) -> Option<K> {
-    let name = object.metadata.name.clone();
-    let read = value_of(object).and_then(K::deserialize);
+fn read<K: DeserializeOwned>(object: Object) -> Option<K> {
+    let name = object.name();
+    let read = K::deserialize(object.into_value());
     read.inspect_err(|error| error!(?name, %error, "an object is not of its type")).ok()
-}
-
-fn value_of(mut object: DynamicObject) -> serde_json::Result<Value> {
-    // Often half of what an object is made of.
-    object.metadata.managed_fields = None;
-    let mut value = object.data;
-    value["metadata"] = serde_json::to_value(object.metadata)?;
-    Ok(value)
 }
