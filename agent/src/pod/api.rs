@@ -70,11 +70,11 @@ pub(super) async fn write_status(
 ) -> Result<Option<Revision>, String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let patch = status_patch(pod, status)?;
-    match pods(ctx, pod).patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await
-    {
+    let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+    match pods(ctx, pod).patch_status_for_metadata(name, &params, &patch).await {
         Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409) => Ok(None),
         Err(error) => Err(chain(&error)),
-        Ok(written) => Ok(revision_of(&written.metadata)),
+        Ok(written) => Ok(revision_of(&written)),
     }
 }
 

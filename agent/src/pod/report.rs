@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
 use super::model::{DEADLINE_EXCEEDED, Work, spec};
@@ -12,6 +12,10 @@ use super::{api, resize, status};
 use crate::events::Severity;
 use crate::revision::{Revision, revision_of};
 use crate::runtime::labels;
+
+/// How long after a deletion the API may wait to be told that the node has heard
+/// of it. What comes of it is mostly there sooner, and tells that too.
+const HEARD: SignedDuration = SignedDuration::from_secs(5);
 
 /// A status that the API took from us.
 pub(super) struct Reported {
@@ -44,6 +48,7 @@ fn said(status: &PodStatus) -> BTreeSet<(&str, &str)> {
 impl Worker {
     /// Writes the status if it changed.
     pub(super) fn report(&mut self, now: Timestamp) {
+        self.report_held = None;
         if self.gone || self.reporting || self.deleted || self.report_retry.waits(now) {
             return;
         }
@@ -69,6 +74,11 @@ impl Worker {
         };
         let computed = status::compute(&base, &self.observed, &self.ctx.node_ips, now);
         if base.status.as_ref().is_some_and(|known| same(known, &computed)) {
+            return;
+        }
+        let ending_since = self.observed.ending_since;
+        self.report_held = held_until(base.status.as_ref(), &computed, ending_since, now);
+        if self.report_held.is_some() {
             return;
         }
         if let Some((severity, reason, message)) = resize_event(base.status.as_ref(), &computed) {
@@ -184,6 +194,33 @@ fn same(known: &PodStatus, computed: &PodStatus) -> bool {
     ours(known) == ours(computed)
 }
 
+/// Until when a status is kept back, if it says no more than that the deletion
+/// has been heard of.
+fn held_until(
+    known: Option<&PodStatus>,
+    computed: &PodStatus,
+    ending_since: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let until = ending_since? + HEARD;
+    (now < until && is_only_heard(known?, computed)).then_some(until)
+}
+
+/// Whether there is no more news than that the pod's spec has been read.
+fn is_only_heard(known: &PodStatus, computed: &PodStatus) -> bool {
+    let mut heard = computed.clone();
+    heard.observed_generation = known.observed_generation;
+    let before = |kind: &str| {
+        let all = known.conditions.as_ref().into_iter().flatten();
+        all.into_iter().find(|condition| condition.type_ == kind)
+    };
+    for condition in heard.conditions.iter_mut().flatten() {
+        let before = before(&condition.type_);
+        condition.observed_generation = before.and_then(|before| before.observed_generation);
+    }
+    same(known, &heard)
+}
+
 /// The containers that begin to wait for a restart, which is a warning, or for a
 /// pull, whose failure has been told as one.
 fn new_back_offs(
@@ -228,6 +265,24 @@ mod tests {
 
     use super::super::testing::pod;
     use super::*;
+
+    #[test]
+    fn that_a_deletion_was_heard_of_is_told_with_what_comes_of_it_or_soon() {
+        let status = |generation: i64, ready: &str| -> PodStatus {
+            serde_json::from_value(json!({"phase": "Running", "observedGeneration": generation,
+                "conditions": [{"type": "Ready", "status": ready, "observedGeneration": generation},
+                    {"type": "example.com/gate", "status": "True"}]}))
+            .unwrap()
+        };
+        let (since, known) = (Timestamp::UNIX_EPOCH, status(1, "True"));
+        let held = |new: &PodStatus, since, now| held_until(Some(&known), new, since, now);
+        let heard = status(2, "True");
+        assert_eq!(held(&heard, Some(since), since), Some(since + HEARD));
+        assert_eq!(held(&heard, Some(since), since + HEARD), None, "it has waited long enough");
+        assert_eq!(held(&heard, None, since), None, "the pod is not deleted");
+        assert_eq!(held(&status(2, "False"), Some(since), since), None, "there is more to tell");
+        assert_eq!(held_until(None, &heard, Some(since), since), None, "nothing was told before");
+    }
 
     #[test]
     fn only_a_later_contradiction_overrules() {

@@ -86,6 +86,8 @@ pub struct Worker {
     pub(super) reported: Option<Reported>,
     pub(super) reporting: bool,
     pub(super) report_retry: Retry,
+    /// Until when there may come more to report.
+    pub(super) report_held: Option<Timestamp>,
     /// Covers clean-up and deletion.
     end_retry: Retry,
     volumes_stale: bool,
@@ -132,6 +134,7 @@ impl Worker {
             reported: None,
             reporting: false,
             report_retry: Retry::default(),
+            report_held: None,
             end_retry: Retry::default(),
             volumes_stale: false,
             volumes_retry: Retry::default(),
@@ -177,6 +180,7 @@ impl Worker {
                 self.volumes_due(now),
                 self.end_retry.waits_until(now),
                 self.report_retry.waits_until(now),
+                self.report_held,
                 self.mirror_retry.waits_until(now),
             ];
             let due = due.into_iter().flatten().min();
@@ -232,8 +236,9 @@ impl Worker {
         let asked = given.filter(|given| resize::is_asked(&self.pod, given));
         let refused = asked.and_then(|given| {
             let pods = self.ctx.pods.pods();
-            let used = resize::used_by_others(&self.pod, pods.iter().map(AsRef::as_ref));
-            Some((resize::judge(&self.pod, &self.ctx.allocatable, &used)?, given))
+            let (others, room) = (pods.iter().map(AsRef::as_ref), &self.ctx.allocatable);
+            let used = resize::used_by_others(&self.pod, others, room);
+            Some((resize::judge(&self.pod, room, &used)?, given))
         });
         self.wanted = match &refused {
             Some((_, given)) => Arc::new(resize::as_given(&self.pod, given)),
