@@ -123,7 +123,7 @@ pub fn instance_of(data_dir: &Path) -> String {
 
 /// How many processes and threads the machine can have: as many as it has ids
 /// for, or as many as its memory holds.
-fn most_pids() -> Option<i64> {
+pub(crate) fn most_pids() -> Option<i64> {
     let files = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
     let read = |file| std::fs::read_to_string(file).ok()?.trim().parse().ok();
     files.into_iter().filter_map(read).min()

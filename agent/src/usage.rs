@@ -169,6 +169,12 @@ impl NodeUse {
     }
 }
 
+/// How many processes and threads there are, of how many.
+fn pids(at: Timestamp) -> Value {
+    let Some(read) = crate::node::pids() else { return Value::Null };
+    json!({"time": at, "maxpid": read.all, "curproc": read.all.saturating_sub(read.left)})
+}
+
 fn disk(dir: &Path) -> Value {
     let Ok(found) = statvfs(dir) else { return Value::Null };
     let unit = found.fragment_size();
@@ -244,6 +250,7 @@ fn summary(node: &str, earlier: &Reading, now: &Reading, disk: Value) -> Value {
             "cpu": cpu(now.at, rate, now.node.cpu_nanos),
             "memory": node_memory,
             "fs": disk,
+            "rlimit": pids(now.at),
         },
         "pods": pods,
     })
@@ -431,6 +438,8 @@ mod tests {
             .collect();
         assert_eq!(names, ["web"]);
         assert!(told["node"]["fs"]["capacityBytes"].as_u64().unwrap() > 0);
+        let [processes, most] = ["curproc", "maxpid"].map(|key| &told["node"]["rlimit"][key]);
+        assert!((1..most.as_u64().unwrap()).contains(&processes.as_u64().unwrap()), "{told}");
         let other =
             Meter::new(Arc::new(Memory::new()), "i", "n").summary(Path::new("/")).await.unwrap();
         assert_eq!(other["pods"], json!([]));

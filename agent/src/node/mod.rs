@@ -50,6 +50,7 @@ use facts::Facts;
 pub(crate) use features::label_value;
 pub use machine::Machine;
 pub(crate) use machine::meminfo;
+pub(crate) use pressure::pids;
 pub use pressure::{Kind, Pressures, Shortage};
 pub(crate) use register::parse_taint;
 

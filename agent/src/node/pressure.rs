@@ -113,9 +113,9 @@ fn disk(path: &Path) -> Option<Disk> {
     })
 }
 
-/// Process ids.
-fn pids() -> Option<Reading> {
-    let most: u64 = fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
+/// Process ids, for each of which the machine has a thread at most.
+pub(crate) fn pids() -> Option<Reading> {
+    let most = u64::try_from(crate::config::most_pids()?).ok()?;
     let load = fs::read_to_string("/proc/loadavg").ok()?;
     // The fourth field is running/all.
     let all: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
