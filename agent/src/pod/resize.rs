@@ -11,13 +11,14 @@
 //!
 //! Left out: resizing a pod as a whole (`spec.resources`).
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::model::{Attempt, has_ended, spec};
 use super::resources::{self, parse};
+use super::status::RESIZE_PENDING;
 use crate::runtime::Limits;
 
 /// What can be resized.
@@ -100,18 +101,56 @@ pub fn judge(
     })
 }
 
-/// What all `pods` but this one have been given.
-pub fn used_by_others<'a>(pod: &Pod, pods: impl IntoIterator<Item = &'a Pod>) -> Amounts {
-    let mut used = Amounts::new();
-    for other in pods {
-        if other.metadata.uid == pod.metadata.uid || has_ended(other) {
-            continue;
-        }
-        for (name, amount) in resources::requests(other, other.status.as_ref()) {
-            *used.entry(name).or_default() += amount;
+/// What `others` have been given, and what those will be given that come before
+/// this pod.
+///
+/// Of several that want a resize the one of the highest priority comes first,
+/// then that of the best quality of service, then the one that has waited
+/// longest. Where its room is not enough the next one may use it.
+pub fn used_by_others<'a>(
+    pod: &'a Pod,
+    others: impl IntoIterator<Item = &'a Pod>,
+    allocatable: &BTreeMap<String, Quantity>,
+) -> Amounts {
+    let others = others.into_iter().filter(|other| other.metadata.uid != pod.metadata.uid);
+    let mut all: Vec<_> = others.filter(|other| !has_ended(other)).collect();
+    all.sort_by_cached_key(|other| rank(other));
+    let own = all.partition_point(|other| rank(other) < rank(pod));
+    all.insert(own, pod);
+    let mut taken: Vec<_> =
+        all.iter().map(|one| resources::requests(one, one.status.as_ref())).collect();
+    for (index, first) in all.iter().enumerate().take(own) {
+        let asks = first.metadata.deletion_timestamp.is_none()
+            && first.status.as_ref().is_some_and(|given| is_asked(first, given));
+        if asks && judge(first, allocatable, &sum_but(&taken, index)).is_none() {
+            taken[index] = resources::requests(first, None);
         }
     }
-    used
+    sum_but(&taken, own)
+}
+
+/// By this pods that want a resize are ordered.
+fn rank(pod: &Pod) -> impl Ord + use<> {
+    let quality = match resources::qos_class(spec(pod)) {
+        "Guaranteed" => 0,
+        "Burstable" => 1,
+        _ => 2,
+    };
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let since = conditions
+        .filter(|condition| condition.type_ == RESIZE_PENDING)
+        .find_map(|condition| condition.last_transition_time.as_ref().map(|time| time.0));
+    let priority = spec(pod).priority.unwrap_or_default();
+    (Reverse(priority), quality, since.is_none(), since, pod.metadata.uid.clone())
+}
+
+fn sum_but(amounts: &[Amounts], left_out: usize) -> Amounts {
+    let mut sum = Amounts::new();
+    let rest = amounts.iter().enumerate().filter(|(index, _)| *index != left_out);
+    for (name, amount) in rest.flat_map(|(_, amounts)| amounts) {
+        *sum.entry(name.clone()).or_default() += amount;
+    }
+    sum
 }
 
 /// The pod with the resources that it has been given instead of those it asks
@@ -253,8 +292,46 @@ mod tests {
         done.metadata.uid = Some("done".into());
         done.status = Some(PodStatus { phase: Some("Failed".into()), ..Default::default() });
         let own = with(json!({"requests": {"cpu": "4"}}));
-        let used = used_by_others(&own, [&other, &done, &own]);
+        let allocatable = BTreeMap::from([("cpu".into(), Quantity("5".into()))]);
+        let used = used_by_others(&own, [&other, &done, &own], &allocatable);
         assert_eq!(used.get("cpu"), Some(&1000));
+    }
+
+    #[test]
+    fn the_room_that_another_comes_first_for_is_not_there() {
+        let allocatable = BTreeMap::from([("cpu".into(), Quantity("4".into()))]);
+        let wants = |name: &str, cpu: &str, priority: i32, since: i64| {
+            let mut pod = with(json!({"requests": {"cpu": cpu}}));
+            pod.metadata.uid = Some(name.into());
+            pod.spec.as_mut().unwrap().priority = Some(priority);
+            let condition = json!([{"type": "PodResizePending", "status": "True",
+                "reason": "Deferred", "lastTransitionTime": at(since).to_string()}]);
+            let status = given(json!({"requests": {"cpu": "1"}}));
+            let conditions = serde_json::from_value(condition).unwrap();
+            pod.status = Some(PodStatus { conditions, ..status });
+            pod
+        };
+        let own = wants("own", "2", 0, 100);
+        let cases = [
+            ("one that waits longer", wants("other", "3", 0, 99), 3000),
+            ("one that began later", wants("other", "3", 0, 101), 1000),
+            ("one of higher priority", wants("other", "3", 1, 101), 3000),
+            ("one that does not fit", wants("other", "3500m", 1, 101), 1000),
+            ("one that wants nothing", wants("other", "1", 1, 101), 1000),
+        ];
+        for (name, other, expected) in cases {
+            let used = used_by_others(&own, [&other, &own], &allocatable);
+            assert_eq!(used.get("cpu"), Some(&expected), "{name}");
+        }
+        let guaranteed = |mut pod: Pod| {
+            let all = json!({"cpu": "3", "memory": "1Mi"});
+            let all = serde_json::from_value(json!({"requests": all, "limits": all})).unwrap();
+            pod.spec.as_mut().unwrap().containers[0].resources = Some(all);
+            pod
+        };
+        let other = guaranteed(wants("other", "3", 0, 101));
+        let used = used_by_others(&own, [&other, &own], &allocatable);
+        assert_eq!(used.get("cpu"), Some(&3000), "one of better quality");
     }
 
     #[test]

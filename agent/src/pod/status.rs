@@ -20,7 +20,7 @@ use super::model::{
     as_container, is_sidecar, known_end, spec, uid, waits_until,
 };
 use super::plan::{Outcome, is_pull, outcome};
-use super::resize::other_limits;
+use super::resize::{other_limits, restart_key};
 use super::resources::qos_class;
 use super::restart::{ended_for_good, restarts};
 use crate::runtime::{State, labels};
@@ -235,7 +235,8 @@ impl View<'_> {
         verdicts.map(|(kind, verdict)| self.condition(kind, verdict, old)).collect()
     }
 
-    /// Whether some container still has other limits than it should.
+    /// Whether some container still has other limits than it should, or is yet
+    /// to be restarted for them.
     fn resize_in_progress(&self) -> Option<Verdict> {
         if self.ended.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
             return None;
@@ -243,8 +244,10 @@ impl View<'_> {
         let all = spec(self.pod).init_containers.iter().flatten().chain(&spec(self.pod).containers);
         let mut late = all.filter(|container| {
             let running = self.observed.current(&container.name).filter(|found| found.is_running());
-            running
-                .is_some_and(|attempt| other_limits(spec(self.pod), container, attempt).is_some())
+            running.is_some_and(|attempt| {
+                other_limits(spec(self.pod), container, attempt).is_some()
+                    || (!restart_key(container).is_empty() && !attempt.is_made_from(container))
+            })
         });
         let first = late.next()?;
         let failed = late

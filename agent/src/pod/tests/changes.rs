@@ -1,6 +1,8 @@
 //! Changes of a pod that runs: containers added to look into it, and other
 //! amounts of CPU and memory.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{POD, TestNode, hollow, one, ready};
@@ -192,9 +194,20 @@ async fn a_resize_restarts_where_the_policy_says_so() {
     edit(&node, |pod| {
         pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "128Mi"}});
     });
-    let restarted = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"] == 1;
-    node.until("restarted", |pod| restarted(pod) && ready(pod)).await;
+    let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].clone();
+    node.until("restarted", |pod| restarts(pod) == 1 && ready(pod)).await;
     assert_eq!(node.app("a").await.limits.memory_bytes, Some(128 << 20));
+
+    // A request changes no limit, and it is not done before the restart either.
+    node.runtime.slow_stops(Duration::from_millis(300));
+    edit(&node, |pod| {
+        pod["spec"]["containers"][0]["resources"]["requests"] = json!({"memory": "32Mi"});
+    });
+    let in_progress = |pod: &Value| condition(pod, "PodResizeInProgress")["status"] == "True";
+    let pod = node.until("restarting", in_progress).await;
+    assert_eq!(restarts(&pod), 1);
+    let done = |pod: &Value| restarts(pod) == 2 && ready(pod) && !in_progress(pod);
+    node.until("restarted again", done).await;
     node.stop().await;
 }
 
