@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::openapi::Documents;
 use crate::pki::{Pki, PkiConfig, PkiError, signer};
 use crate::registry::Registry;
+use crate::registry::selected::Selected;
 use crate::server::Limits;
 use crate::service::{ApiService, State};
 use crate::stream::Streams;
@@ -145,6 +146,7 @@ pub async fn serve(
         admission: Chain::new(objects, Arc::clone(&live)),
         streams,
         allocator: Allocator::new(config.service_cidr, config.node_port_range.clone()),
+        selected: Selected::default(),
         closing: cancel.clone(),
     });
     let service = ApiService(Arc::new(State {

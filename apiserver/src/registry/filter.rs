@@ -12,6 +12,7 @@ use skiff_api::catalogue::Resource;
 use skiff_api::selector::{FieldSelector, LabelSelector};
 use skiff_store::Entry;
 
+use super::selected::Selected;
 use super::{Call, object};
 use crate::status::ApiError;
 
@@ -25,6 +26,8 @@ pub(crate) struct Filter {
     key_only: bool,
     /// The view whose own field names the selector uses.
     view: Option<&'static Resource>,
+    /// What was found in objects before, for those who ask for each that changes.
+    selected: Option<Selected>,
 }
 
 /// The part of an object that label selectors look at, without copying.
@@ -78,7 +81,14 @@ impl Filter {
             });
         }
         let key_only = fields.requirements.iter().all(|requirement| on_key(&requirement.field));
-        Ok(Self { stored: call.stored, labels, fields, key_only, view })
+        Ok(Self { stored: call.stored, labels, fields, key_only, view, selected: None })
+    }
+
+    /// The same for a watch: what it looks for in an object may have been found.
+    pub(super) fn beside(self, selected: &Selected) -> Self {
+        // Fields that only a view has are looked for by few.
+        let selected = self.view.is_none().then(|| selected.clone());
+        Self { selected, ..self }
     }
 
     /// Whether nothing is left out.
@@ -108,20 +118,35 @@ impl Filter {
         if self.key_only {
             return Ok(true);
         }
+        let wanted: Vec<&str> = self.fields.requirements.iter().map(|one| &*one.field).collect();
+        let found = match &self.selected {
+            Some(selected) => selected.of(entry, &wanted, || self.values(entry, &wanted))?,
+            None => self.values(entry, &wanted)?,
+        };
+        Ok(self.fields.matches(|field| {
+            let value = found.iter().find(|(name, _)| name == field)?.1.as_deref();
+            value.map(Cow::Borrowed)
+        }))
+    }
+
+    /// What the object has in these fields.
+    fn values(
+        &self,
+        entry: &Entry,
+        fields: &[&str],
+    ) -> Result<Vec<(String, Option<String>)>, ApiError> {
         let object = object::decode_entry(entry)?;
         let shown = self.view.map(|view| (view, object::view(view, object.clone())));
         let in_view = |field: &str| {
             let (view, shown) = shown.as_ref()?;
             view.behaviour.selectable(shown, field)
         };
-        Ok(self.fields.matches(|field| match field {
-            "metadata.name" => Some(Cow::Borrowed(object::meta(&object, "name"))),
-            "metadata.namespace" => Some(Cow::Borrowed(object::meta(&object, "namespace"))),
-            _ => {
-                let own = self.stored.behaviour.selectable(&object, field);
-                own.or_else(|| in_view(field)).map(Cow::Owned)
-            }
-        }))
+        let value = |field: &str| match field {
+            "metadata.name" => Some(object::meta(&object, "name").to_owned()),
+            "metadata.namespace" => Some(object::meta(&object, "namespace").to_owned()),
+            _ => self.stored.behaviour.selectable(&object, field).or_else(|| in_view(field)),
+        };
+        Ok(fields.iter().map(|field| ((*field).to_owned(), value(field))).collect())
     }
 
     fn labels_match(&self, entry: &Entry) -> Result<bool, ApiError> {

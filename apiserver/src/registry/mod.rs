@@ -19,6 +19,7 @@ mod options;
 mod patch;
 mod read;
 mod review;
+pub(crate) mod selected;
 mod subresource;
 mod update;
 mod view;
@@ -84,6 +85,8 @@ pub(crate) struct Registry {
     pub(crate) admission: Chain,
     pub(crate) streams: Streams,
     pub(crate) allocator: Allocator,
+    /// What watches look for in objects.
+    pub(crate) selected: selected::Selected,
     /// Ends the watches when the server stops.
     pub(crate) closing: CancellationToken,
 }

@@ -40,7 +40,7 @@ impl Registry {
     pub(super) async fn watch(&self, call: &Call) -> Result<Response<Body>, ApiError> {
         let options = &call.options;
         let send_initial = check_options(call)?;
-        let filter = Filter::of(call)?;
+        let filter = Filter::of(call)?.beside(&self.selected);
         let range = KeyRange::prefix(&key::collection(call.stored, &call.info.namespace));
         let timeout = options.timeout.filter(|timeout| !timeout.is_zero()).unwrap_or_else(|| {
             // Spread out, so that clients do not all come back at once.
