@@ -63,7 +63,8 @@ impl Selected {
         let mut recent = self.recent();
         let recent = &mut *recent;
         if let Some(found) = recent.found.get_mut(&at) {
-            let new = values.iter().filter(|(name, _)| !found.iter().any(|(known, _)| known == name));
+            let new =
+                values.iter().filter(|(name, _)| !found.iter().any(|(known, _)| known == name));
             let new: Fields = new.cloned().collect();
             found.extend(new);
             return;
