@@ -18,6 +18,8 @@
 //! Left out: an engine that runs without root's rights, and Docker's
 //! `cgroup-parent` setting, which says where the other containers are.
 
+#[cfg(test)]
+mod fake_systemd;
 pub mod files;
 pub mod slices;
 

@@ -135,6 +135,7 @@ fn properties(limits: &Limits, unified: bool) -> Vec<Property> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake_systemd::FakeSystemd;
     use super::*;
 
     #[test]
@@ -153,5 +154,25 @@ mod tests {
         let tasks = ("TasksMax", INFINITY);
         assert_eq!(of(true), [("CPUWeight", 4), quota, ("MemoryMax", 64 << 20), tasks]);
         assert_eq!(of(false), [("CPUShares", 102), quota, ("MemoryLimit", 64 << 20), tasks]);
+    }
+
+    #[tokio::test]
+    async fn a_slice_is_started_once_and_set_from_then_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = FakeSystemd::start(dir.path()).await;
+        let systemd = Systemd::connect(Some(&fake.bus.address)).await.unwrap();
+        let slice = "system-skiff_1_u.slice";
+        for memory in [64 << 20, 32 << 20] {
+            let limits = Limits { memory_bytes: Some(memory), ..Limits::default() };
+            systemd.ensure(slice, "u", &limits, true).await.unwrap();
+            let expected = properties(&limits, true).into_iter();
+            let expected =
+                expected.map(|(name, value)| (name.to_owned(), u64::try_from(value).unwrap()));
+            assert_eq!(fake.limits(slice), Some(expected.collect()));
+        }
+        for _ in 0..2 {
+            systemd.stop(slice).await.unwrap();
+            assert_eq!(fake.limits(slice), None);
+        }
     }
 }

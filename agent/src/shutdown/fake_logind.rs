@@ -3,10 +3,8 @@
 
 #![expect(missing_docs, reason = "zbus makes a trait of the signals that has none")]
 
-use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +12,15 @@ use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant;
 
+use crate::bus::testing::Bus;
+
 const PATH: &str = "/org/freedesktop/login1";
 
 /// The bus, and logind on it.
 pub struct FakeLogind {
     /// Where the bus is.
     pub address: String,
-    daemon: Child,
+    _daemon: Bus,
     bus: Connection,
     state: Arc<Mutex<State>>,
 }
@@ -38,15 +38,8 @@ impl FakeLogind {
     /// One that lets a shutdown be delayed by `delay`, unless a file in
     /// `conf_dir` says something else. The bus is a socket in `dir`.
     pub async fn start(dir: &Path, conf_dir: &Path, delay: Duration) -> Self {
-        let mut daemon = Command::new("dbus-daemon")
-            .args(["--session", "--nofork", "--nopidfile", "--print-address"])
-            .arg(format!("--address=unix:path={}", dir.join("bus").display()))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("dbus-daemon is needed: apt-get install dbus");
-        let mut address = String::new();
-        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        let address = address.trim().to_owned();
+        let daemon = Bus::start(dir);
+        let address = daemon.address.clone();
         let conf_dir = conf_dir.to_owned();
         let state = State { locks: vec![], delay, conf_dir, begun: false };
         let state = Arc::new(Mutex::new(state));
@@ -57,7 +50,7 @@ impl FakeLogind {
             .and_then(|bus| bus.serve_at("/org/freedesktop/systemd1", Systemd(state.clone())))
             .unwrap();
         let bus = bus.build().await.unwrap();
-        Self { address, daemon, bus, state }
+        Self { address, _daemon: daemon, bus, state }
     }
 
     /// Tells everybody that a shutdown begins, or that it does not after all.
@@ -88,14 +81,6 @@ impl FakeLogind {
     /// How long it lets a shutdown be delayed now.
     pub fn delay(&self) -> Duration {
         lock(&self.state).delay
-    }
-}
-
-impl Drop for FakeLogind {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
     }
 }
 
