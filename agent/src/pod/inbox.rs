@@ -2,7 +2,7 @@
 //! everything, so it cannot overflow and the teller never waits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -22,6 +22,8 @@ pub struct Inbox {
     waits_for_room: AtomicBool,
     /// Whether the pod leaves its room to the next.
     leaves_room: AtomicBool,
+    /// The generation of the pod whose resize was let begin.
+    resizes: AtomicI64,
     /// Whether the pod has ended because its machine shuts down.
     over_tx: watch::Sender<bool>,
 }
@@ -144,6 +146,17 @@ impl Inbox {
     /// Whether the pod is to look again when other pods go.
     pub(super) fn wait_for_room(&self, waits: bool) {
         self.waits_for_room.store(waits, Ordering::Relaxed);
+    }
+
+    /// The resize that the pod's spec asks for may begin.
+    pub(super) fn begin_resize(&self, pod: &Pod) {
+        self.resizes.store(pod.metadata.generation.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// Whether this resize was let begin.
+    pub(super) fn resizes(&self, pod: &Pod) -> bool {
+        let generation = pod.metadata.generation.filter(|generation| *generation > 0);
+        generation == Some(self.resizes.load(Ordering::Relaxed))
     }
 
     /// Another pod has gone or takes less.

@@ -41,6 +41,8 @@ pub struct Directory {
     inboxes: Mutex<BTreeMap<String, Arc<Inbox>>>,
     /// Told of pods with limits on their use of disk.
     limited: Notify,
+    /// Held while it is decided whether a resize may begin.
+    pub(super) resizing: Mutex<()>,
 }
 
 impl Directory {
@@ -97,6 +99,13 @@ impl Directory {
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
         inboxes.values().filter_map(|inbox| inbox.latest()).collect()
+    }
+
+    /// The same, and whether the resize that they ask for was let begin.
+    pub(super) fn pods_and_resizes(&self) -> Vec<(Arc<Pod>, bool)> {
+        let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let pods = inboxes.values().filter_map(|inbox| Some((inbox, inbox.latest()?)));
+        pods.map(|(inbox, pod)| (pod.clone(), inbox.resizes(&pod))).collect()
     }
 
     /// The pods that another one has to find room beside.

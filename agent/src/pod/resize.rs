@@ -101,25 +101,32 @@ pub fn judge(
     })
 }
 
-/// What `others` have been given, and what those will be given that come before
-/// this pod.
+/// What `others` have been given, with whether their resize was let begin, and
+/// what those will be given that come before this pod.
 ///
 /// Of several that want a resize the one of the highest priority comes first,
 /// then that of the best quality of service, then the one that has waited
 /// longest. Where its room is not enough the next one may use it.
 pub fn used_by_others<'a>(
     pod: &'a Pod,
-    others: impl IntoIterator<Item = &'a Pod>,
+    others: impl IntoIterator<Item = (&'a Pod, bool)>,
     allocatable: &BTreeMap<String, Quantity>,
 ) -> Amounts {
-    let others = others.into_iter().filter(|other| other.metadata.uid != pod.metadata.uid);
-    let mut all: Vec<_> = others.filter(|other| !has_ended(other)).collect();
-    all.sort_by_cached_key(|other| rank(other));
-    let own = all.partition_point(|other| rank(other) < rank(pod));
-    all.insert(own, pod);
-    let mut taken: Vec<_> =
-        all.iter().map(|one| resources::requests(one, one.status.as_ref())).collect();
-    for (index, first) in all.iter().enumerate().take(own) {
+    let others = others.into_iter().filter(|(other, _)| other.metadata.uid != pod.metadata.uid);
+    let mut all: Vec<_> = others.filter(|(other, _)| !has_ended(other)).collect();
+    all.sort_by_cached_key(|(other, _)| rank(other));
+    let own = all.partition_point(|(other, _)| rank(other) < rank(pod));
+    all.insert(own, (pod, false));
+    let taken = all.iter().map(|(one, resizes)| {
+        let mut taken = resources::requests(one, one.status.as_ref());
+        // The status tells later.
+        if *resizes {
+            resources::raise(&mut taken, resources::requests(one, None));
+        }
+        taken
+    });
+    let mut taken: Vec<_> = taken.collect();
+    for (index, (first, _)) in all.iter().enumerate().take(own) {
         let asks = first.metadata.deletion_timestamp.is_none()
             && first.status.as_ref().is_some_and(|given| is_asked(first, given));
         if asks && judge(first, allocatable, &sum_but(&taken, index)).is_none() {
@@ -293,7 +300,8 @@ mod tests {
         done.status = Some(PodStatus { phase: Some("Failed".into()), ..Default::default() });
         let own = with(json!({"requests": {"cpu": "4"}}));
         let allocatable = BTreeMap::from([("cpu".into(), Quantity("5".into()))]);
-        let used = used_by_others(&own, [&other, &done, &own], &allocatable);
+        let used =
+            used_by_others(&own, [(&other, false), (&done, false), (&own, false)], &allocatable);
         assert_eq!(used.get("cpu"), Some(&1000));
     }
 
@@ -320,9 +328,12 @@ mod tests {
             ("one that wants nothing", wants("other", "1", 1, 101), 1000),
         ];
         for (name, other, expected) in cases {
-            let used = used_by_others(&own, [&other, &own], &allocatable);
+            let used = used_by_others(&own, [(&other, false), (&own, false)], &allocatable);
             assert_eq!(used.get("cpu"), Some(&expected), "{name}");
         }
+        let other = wants("other", "3", 0, 101);
+        let used = used_by_others(&own, [(&other, true), (&own, false)], &allocatable);
+        assert_eq!(used.get("cpu"), Some(&3000), "one that has begun already");
         let guaranteed = |mut pod: Pod| {
             let all = json!({"cpu": "3", "memory": "1Mi"});
             let all = serde_json::from_value(json!({"requests": all, "limits": all})).unwrap();
@@ -330,7 +341,7 @@ mod tests {
             pod
         };
         let other = guaranteed(wants("other", "3", 0, 101));
-        let used = used_by_others(&own, [&other, &own], &allocatable);
+        let used = used_by_others(&own, [(&other, false), (&own, false)], &allocatable);
         assert_eq!(used.get("cpu"), Some(&3000), "one of better quality");
     }
 

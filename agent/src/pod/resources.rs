@@ -107,7 +107,7 @@ pub fn memory_limit(pod: &Pod) -> Option<i64> {
 }
 
 /// The larger of both, by name.
-fn raise(most: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
+pub fn raise(most: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
     for (name, amount) in other {
         let known = most.entry(name).or_default();
         *known = amount.max(*known);

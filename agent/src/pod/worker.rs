@@ -13,7 +13,7 @@ mod done;
 mod mirror;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -234,11 +234,18 @@ impl Worker {
     fn settle_resize(&mut self) {
         let given = self.reported.as_ref().map(|own| &own.status).or(self.pod.status.as_ref());
         let asked = given.filter(|given| resize::is_asked(&self.pod, given));
-        let refused = asked.and_then(|given| {
-            let pods = self.ctx.pods.pods();
-            let (others, room) = (pods.iter().map(AsRef::as_ref), &self.ctx.allocatable);
+        let refused = asked.filter(|_| !self.inbox.resizes(&self.pod)).and_then(|given| {
+            // One after another: what begins takes room at once.
+            let _one = self.ctx.pods.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+            let pods = self.ctx.pods.pods_and_resizes();
+            let others = pods.iter().map(|(pod, resizes)| (pod.as_ref(), *resizes));
+            let room = &self.ctx.allocatable;
             let used = resize::used_by_others(&self.pod, others, room);
-            Some((resize::judge(&self.pod, room, &used)?, given))
+            let refused = resize::judge(&self.pod, room, &used);
+            if refused.is_none() {
+                self.inbox.begin_resize(&self.pod);
+            }
+            Some((refused?, given))
         });
         self.wanted = match &refused {
             Some((_, given)) => Arc::new(resize::as_given(&self.pod, given)),
