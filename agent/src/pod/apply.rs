@@ -5,11 +5,9 @@
 //! found by its name and taken over or replaced.
 
 mod cgroup;
-mod sandbox;
-
 mod image;
+mod sandbox;
 mod start;
-
 mod stop;
 
 use std::collections::BTreeMap;

@@ -117,6 +117,25 @@ async fn life(fixture: &Fixture) {
     assert!(runtime.list(&fixture.labels).await.unwrap().is_empty());
 }
 
+/// A container that is killed without a word has ended by it.
+async fn killed_now(fixture: &Fixture) {
+    let runtime = fixture.runtime.as_ref();
+    let mut events = runtime.events(&fixture.labels).await.unwrap();
+    let id = runtime.create(&fixture.spec("h")).await.unwrap();
+    let created = runtime.inspect(&id).await.unwrap();
+    runtime.kill_now(&created).await;
+    runtime.start(&id).await.unwrap();
+    assert_eq!(next(&mut events).await.kind, EventKind::Started);
+    let running = runtime.inspect(&id).await.unwrap();
+    runtime.kill_now(&running).await;
+    assert_eq!(next(&mut events).await.kind, EventKind::Died);
+    let ended = runtime.inspect(&id).await.unwrap();
+    assert!(matches!(ended.state, State::Exited { exit_code: 137, .. }), "{:?}", ended.state);
+    runtime.kill_now(&running).await;
+    runtime.remove(&id).await.unwrap();
+    runtime.kill_now(&running).await;
+}
+
 /// What is refused, and how.
 async fn refusals(fixture: &Fixture) {
     let runtime = fixture.runtime.as_ref();
@@ -189,6 +208,7 @@ async fn users(fixture: &Fixture) {
 async fn the_twin_keeps_the_contract() {
     let fixture = Fixture::memory().await;
     life(&fixture).await;
+    killed_now(&fixture).await;
     users(&fixture).await;
     refusals(&fixture).await;
     images(&fixture).await;
@@ -198,6 +218,7 @@ async fn the_twin_keeps_the_contract() {
 async fn docker_keeps_the_contract() {
     let Some(fixture) = Fixture::docker().await else { return };
     life(&fixture).await;
+    killed_now(&fixture).await;
     users(&fixture).await;
     reads_files(&fixture).await;
     refusals(&fixture).await;

@@ -23,6 +23,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, future};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+use tracing::debug;
 
 use super::archive::{self, Entry};
 use super::docker_convert as convert;
@@ -148,6 +150,15 @@ impl Runtime for Docker {
         match gone_is_fine(killed) {
             Err(RuntimeError::Conflict(_)) => Ok(()),
             other => other,
+        }
+    }
+
+    async fn kill_now(&self, container: &Container) {
+        let State::Running { pid, .. } = container.state else { return };
+        let id = container.id.clone();
+        let killed = spawn_blocking(move || processes::kill_first(pid, &id)).await;
+        if let Err(error) = killed.unwrap_or_else(|error| Err(error.into())) {
+            debug!(%error, pid, "left to Docker to kill");
         }
     }
 

@@ -275,6 +275,14 @@ impl Runtime for Memory {
         Ok(())
     }
 
+    async fn kill_now(&self, container: &Container) {
+        let found =
+            self.up("kill_now", &container.id).is_ok_and(|inner| inner.find(&container.id).is_ok());
+        if found && container.is_running() {
+            self.end(&container.id, 137, false);
+        }
+    }
+
     async fn remove(&self, id: &str) -> Result<()> {
         let found = self.up("remove", id)?.find(id).cloned();
         let Ok(container) = found else { return Ok(()) };

@@ -102,6 +102,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Sends a signal, such as `SIGTERM`.
     async fn kill(&self, id: &str, signal: &str) -> Result<()>;
 
+    /// Kills the first process of a running container that is ours, not of an
+    /// image of people's, and waits until it is gone. Its removal is cheaper
+    /// afterwards; what cannot be done here is left to that.
+    async fn kill_now(&self, container: &Container);
+
     /// Kills and removes a container with its anonymous volumes.
     async fn remove(&self, id: &str) -> Result<()>;
 

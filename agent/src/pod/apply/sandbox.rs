@@ -182,6 +182,7 @@ pub async fn release_sandbox(
         ctx.network.detach(uid(pod)).await?;
     }
     if let Some(sandbox) = sandbox {
+        ctx.runtime.kill_now(&sandbox.container).await;
         ctx.runtime.remove(sandbox.id()).await.map_err(|error| error.to_string())?;
     }
     ctx.cgroups.remove(uid(pod)).await

@@ -167,10 +167,14 @@ pub async fn run_hook(
     hooks::run(ctx.runtime.as_ref(), id, hook, host.copied(), &container).await
 }
 
-/// Removes everything of a pod from this node. What fails does not keep the
-/// rest from going; all failures are returned.
-pub async fn clean_up(ctx: &Context, pod: &Pod) -> Result<(), String> {
+/// Removes everything of a pod from this node: its sandbox, and what else there
+/// is of it. What fails does not keep the rest from going; all failures are
+/// returned.
+pub async fn clean_up(ctx: &Context, pod: &Pod, sandbox: Option<Attempt>) -> Result<(), String> {
     let mut failures = Vec::new();
+    if let Some(sandbox) = sandbox {
+        ctx.runtime.kill_now(&sandbox.container).await;
+    }
     match ctx.runtime.ids(&labels_of(ctx, pod)).await {
         Ok(found) => {
             let removals = found.iter().map(|id| ctx.runtime.remove(id));

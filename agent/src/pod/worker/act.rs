@@ -54,8 +54,9 @@ impl Worker {
                     });
                 }
                 Action::CleanUp if !self.end_retry.waits(now) && self.has_told(now) => {
+                    let sandbox = self.observed.sandbox.clone();
                     self.whole_pod(|ctx, pod| async move {
-                        Done::Cleaned(apply::clean_up(&ctx, &pod).await)
+                        Done::Cleaned(apply::clean_up(&ctx, &pod, sandbox).await)
                     });
                 }
                 Action::DeleteObject
