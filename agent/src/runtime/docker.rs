@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ use futures::{StreamExt, TryStreamExt, future};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::archive::{self, Entry};
@@ -42,6 +44,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long the transfer of an image may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long Docker may take to see that a container has ended, before it is asked
+/// for the next all the same.
+const SEEN: Duration = Duration::from_secs(10);
 
 /// Docker, reached through its socket.
 pub struct Docker {
@@ -159,6 +165,14 @@ impl Runtime for Docker {
         let killed = spawn_blocking(move || processes::kill_first(pid, &id)).await;
         if let Err(error) = killed.unwrap_or_else(|error| Err(error.into())) {
             debug!(%error, pid, "left to Docker to kill");
+            return;
+        }
+        // Docker kills what it has not seen end yet.
+        let Ok(client) = self.client().await else { return };
+        let mut ends =
+            pin!(client.wait_container(&container.id, None::<query::WaitContainerOptions>));
+        if timeout(SEEN, ends.next()).await.is_err() {
+            debug!(pid, "Docker is slow to see it end");
         }
     }
 
