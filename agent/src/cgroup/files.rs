@@ -18,6 +18,8 @@ pub const SYSTEM_SLICE: &str = "system.slice";
 
 /// The controllers that limit pods.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// The one that limits huge pages.
+const HUGE_PAGES: &str = "hugetlb";
 /// The period that CPU quotas refer to.
 const CPU_PERIOD_US: i64 = 100_000;
 
@@ -69,16 +71,7 @@ impl Hierarchies {
     /// Makes `folder` and sets its limits.
     pub fn make(&self, folder: &str, limits: &Limits) -> io::Result<()> {
         if self.is_unified() {
-            let root = self.v2.as_ref().ok_or_else(|| named(none(), "cgroup2"))?;
-            let mut parent = root.clone();
-            let mut parts = Path::new(folder).components().peekable();
-            while let Some(part) = parts.next() {
-                hand_down(&parent)?;
-                parent.push(part);
-                if parts.peek().is_some() {
-                    make_dir(&parent)?;
-                }
-            }
+            self.control(folder, &CONTROLLERS)?;
         }
         for (controller, file, value) in settings(limits, self.is_unified()) {
             let tree = self.v1.get(controller).or(self.v2.as_ref().filter(|_| self.is_unified()));
@@ -91,6 +84,53 @@ impl Hierarchies {
                 Err(error) if error.kind() == ErrorKind::NotFound && is_none(file, &value) => {}
                 Err(error) => return Err(named(error, file)),
                 Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets how many huge pages `folder` may have. A kernel that does not count
+    /// them has no such limit, upstream's nodes neither.
+    pub fn limit_huge_pages(&self, folder: &str, limits: &Limits) -> io::Result<()> {
+        if limits.huge_pages.is_empty() {
+            return Ok(());
+        }
+        let (tree, limit) = match (self.v1.get(HUGE_PAGES), &self.v2) {
+            (Some(tree), _) => (tree, "limit_in_bytes"),
+            (None, Some(tree)) if self.is_unified() => {
+                self.control(folder, &[HUGE_PAGES])?;
+                (tree, "max")
+            }
+            _ => return Ok(()),
+        };
+        for (page, bytes) in &limits.huge_pages {
+            let file = format!("{HUGE_PAGES}.{}.{limit}", page_name(*page));
+            match set(&tree.join(folder), &file, &bytes.to_string()) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    tracing::debug!(folder, file, "the kernel does not limit these huge pages");
+                }
+                Err(error) => return Err(named(error, &file)),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether huge pages have a tree that systemd does not know of.
+    pub fn counts_huge_pages_apart(&self) -> bool {
+        self.v1.contains_key(HUGE_PAGES)
+    }
+
+    /// Makes the parents of `folder` in the tree of version 2 and has it
+    /// controlled.
+    fn control(&self, folder: &str, controllers: &[&str]) -> io::Result<()> {
+        let mut parent = self.v2.clone().ok_or_else(|| named(none(), "cgroup2"))?;
+        let mut parts = Path::new(folder).components().peekable();
+        while let Some(part) = parts.next() {
+            hand_down(&parent, controllers)?;
+            parent.push(part);
+            if parts.peek().is_some() {
+                make_dir(&parent)?;
             }
         }
         Ok(())
@@ -160,6 +200,15 @@ fn settings(limits: &Limits, unified: bool) -> Vec<Setting> {
     ]
 }
 
+/// A size of pages in the kernel's words.
+fn page_name(bytes: i64) -> String {
+    match bytes {
+        _ if bytes >= 1 << 30 => format!("{}GB", bytes >> 30),
+        _ if bytes >= 1 << 20 => format!("{}MB", bytes >> 20),
+        _ => format!("{}KB", bytes >> 10),
+    }
+}
+
 /// Whether this sets no limit.
 fn is_none(file: &str, value: &str) -> bool {
     let prepares =
@@ -185,14 +234,14 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Has the folders below `dir` controlled, as far as it is itself.
-fn hand_down(dir: &Path) -> io::Result<()> {
+fn hand_down(dir: &Path, controllers: &[&str]) -> io::Result<()> {
     let words = |file| -> io::Result<BTreeSet<String>> {
         let text = std::fs::read_to_string(dir.join(file));
         let text = text.map_err(|error| named(error, file))?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
     };
     let (own, below) = (words("cgroup.controllers")?, words("cgroup.subtree_control")?);
-    let missing = CONTROLLERS.iter().filter(|one| own.contains(**one) && !below.contains(**one));
+    let missing = controllers.iter().filter(|one| own.contains(**one) && !below.contains(**one));
     let text: Vec<_> = missing.map(|controller| format!("+{controller}")).collect();
     if text.is_empty() {
         return Ok(());
@@ -245,6 +294,7 @@ mod tests {
         cpu_quota_us: Some(50_000),
         memory_bytes: Some(64 << 20),
         pids: Some(100),
+        huge_pages: BTreeMap::new(),
     };
 
     #[test]
@@ -311,6 +361,36 @@ mod tests {
         found.make("docker/pod", &Limits { pids: None, ..LIMITS }).unwrap();
         let nowhere = Hierarchies::default().make("docker/pod", &LIMITS).unwrap_err();
         assert!(nowhere.to_string().contains("cgroup2"), "{nowhere}");
+    }
+
+    #[test]
+    fn huge_pages_are_limited_where_they_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+        let limits =
+            Limits { huge_pages: [(2 << 20, 64 << 20), (1 << 30, 0)].into(), ..Limits::default() };
+        let unified = Hierarchies { v1: BTreeMap::new(), v2: Some(dir.path().to_owned()) };
+        for folder in [".", "docker"] {
+            tree(dir.path(), folder, &["cgroup.controllers", "cgroup.subtree_control"]);
+            std::fs::write(dir.path().join(folder).join("cgroup.controllers"), "cpu hugetlb")
+                .unwrap();
+        }
+        // Pages of another size are not counted.
+        tree(dir.path(), "docker/pod", &["hugetlb.2MB.max"]);
+        unified.limit_huge_pages("docker/pod", &limits).unwrap();
+        assert_eq!(text("docker/pod/hugetlb.2MB.max"), "67108864");
+        assert_eq!(text("docker/cgroup.subtree_control"), "+hugetlb");
+
+        let v1 = [(HUGE_PAGES.to_owned(), dir.path().join("v1")), ("cpu".into(), "/none".into())];
+        let first = Hierarchies { v1: v1.into(), v2: None };
+        let files = ["hugetlb.2MB.limit_in_bytes", "hugetlb.1GB.limit_in_bytes"];
+        tree(dir.path(), "v1/docker/pod", &files);
+        first.limit_huge_pages("docker/pod", &limits).unwrap();
+        assert_eq!(files.map(|file| text(&format!("v1/docker/pod/{file}"))), ["67108864", "0"]);
+
+        let uncounted = Hierarchies { v1: [("cpu".into(), "/none".into())].into(), v2: None };
+        uncounted.limit_huge_pages("docker/pod", &limits).unwrap();
+        assert_eq!(page_name(64 << 10), "64KB");
     }
 
     #[test]

@@ -93,13 +93,20 @@ impl HostCgroups {
             Some(CgroupDriver::Cgroupfs) => {
                 let folder = self.names.folder(uid);
                 let (made, limits) = (folder.clone(), limits.clone());
-                blocking(move || hierarchies.make(&made, &limits)).await?;
+                let make = move || {
+                    hierarchies.make(&made, &limits)?;
+                    hierarchies.limit_huge_pages(&made, &limits)
+                };
+                blocking(make).await?;
                 Ok(format!("/{folder}"))
             }
             Some(CgroupDriver::Systemd) => {
                 let slice = self.names.slice(uid);
                 let systemd = Systemd::connect(None).await?;
                 systemd.ensure(&slice, uid, limits, hierarchies.is_unified()).await?;
+                // systemd knows nothing of huge pages.
+                let (made, limits) = (format!("{}/{slice}", files::SYSTEM_SLICE), limits.clone());
+                blocking(move || hierarchies.limit_huge_pages(&made, &limits)).await?;
                 Ok(slice)
             }
             None => anyhow::bail!("the container runtime has none that others may set"),
@@ -111,6 +118,10 @@ impl HostCgroups {
         let slice = self.names.slice(uid);
         if hierarchies.has(&format!("{}/{slice}", files::SYSTEM_SLICE)) {
             Systemd::connect(None).await?.stop(&slice).await?;
+        }
+        if hierarchies.counts_huge_pages_apart() {
+            let (apart, slice) = (hierarchies.clone(), format!("{}/{slice}", files::SYSTEM_SLICE));
+            blocking(move || apart.remove(&slice)).await?;
         }
         let folder = self.names.folder(uid);
         Ok(blocking(move || hierarchies.remove(&folder)).await?)

@@ -144,7 +144,7 @@ mod tests {
             cpu_shares: Some(102),
             cpu_quota_us: Some(1_234),
             memory_bytes: Some(64 << 20),
-            pids: None,
+            ..Limits::default()
         };
         let of = |unified| -> Vec<(&str, u64)> {
             let all = properties(&limits, unified).into_iter();

@@ -140,19 +140,33 @@ pub fn memory_limit_of(spec: &PodSpec, own: Option<&ResourceRequirements>) -> Op
 
 /// The limits that hold for all containers of a pod together; `None` for a pod
 /// that has none of these. `pids` is how many processes the node gives to one
-/// pod.
+/// pod, `node` what it has: where there are huge pages a pod may take those that
+/// it asks for, and no others.
 ///
 /// The weight goes with them: what the pod's containers weigh among each other
 /// they no longer weigh among all.
-pub fn pod_limits(pod: &Pod, pids: Option<i64>) -> Option<Limits> {
+pub fn pod_limits(
+    pod: &Pod,
+    pids: Option<i64>,
+    node: &BTreeMap<String, Quantity>,
+) -> Option<Limits> {
     let whole = limited(super::model::spec(pod).resources.as_ref());
     let Limits { cpu_quota_us, memory_bytes, .. } =
         limits_of(0, cpu_milli(whole), memory_bytes(whole));
-    if (cpu_quota_us, memory_bytes, pids) == (None, None, None) {
+    let asked = requests(pod, None);
+    let asked = |name: &str| asked.get(name).copied().unwrap_or_default();
+    let there = node.iter().filter(|(_, amount)| parse(amount).is_some_and(|one| one.bytes() > 0));
+    let huge_pages: BTreeMap<_, _> = there
+        .filter_map(|(name, _)| {
+            let page = parse(&Quantity(name.strip_prefix("hugepages-")?.to_owned()))?.bytes();
+            Some((page, asked(name) / 1000))
+        })
+        .collect();
+    if (cpu_quota_us, memory_bytes, pids) == (None, None, None) && huge_pages.is_empty() {
         return None;
     }
-    let weight_milli = requests(pod, None).get("cpu").copied().unwrap_or_default();
-    Some(Limits { cpu_quota_us, memory_bytes, pids, ..limits_of(weight_milli, None, None) })
+    let weight = limits_of(asked("cpu"), None, None);
+    Some(Limits { cpu_quota_us, memory_bytes, pids, huge_pages, ..weight })
 }
 
 fn limits_of(weight_milli: i64, cpu_milli: Option<i64>, memory_bytes: Option<i64>) -> Limits {
@@ -165,7 +179,7 @@ fn limits_of(weight_milli: i64, cpu_milli: Option<i64>, memory_bytes: Option<i64
         memory_bytes: memory_bytes
             .filter(|bytes| *bytes > 0)
             .map(|bytes| bytes.max(MIN_MEMORY_BYTES)),
-        pids: None,
+        ..Limits::default()
     }
 }
 
@@ -243,7 +257,7 @@ mod tests {
                     cpu_shares: Some(256),
                     cpu_quota_us: Some(50_000),
                     memory_bytes: Some(64 << 20),
-                    pids: None,
+                    ..Limits::default()
                 },
             ),
             (
@@ -252,7 +266,7 @@ mod tests {
                     cpu_shares: Some(2),
                     cpu_quota_us: Some(1_000),
                     memory_bytes: Some(6 << 20),
-                    pids: None,
+                    ..Limits::default()
                 },
             ),
         ];
@@ -266,6 +280,7 @@ mod tests {
         let pod = |spec| -> Pod { serde_json::from_value(json!({"spec": spec})).unwrap() };
         let own = json!([{"name": "a", "resources": {"requests": {"cpu": "1"},
             "limits": {"cpu": "1", "memory": "1Gi"}}}]);
+        let pod_limits = |pod: &Pod, pids| pod_limits(pod, pids, &BTreeMap::new());
         assert_eq!(pod_limits(&pod(json!({"containers": own})), None), None);
         let asks = json!({"containers": own, "resources": {"requests": {"cpu": "2"}}});
         assert_eq!(pod_limits(&pod(asks), None), None, "a request is no limit");
@@ -274,6 +289,24 @@ mod tests {
         assert_eq!(found, Some(expected), "its weight is that of its containers");
         let found = pod_limits(&pod(json!({"containers": [{"name": "a"}]})), Some(7));
         assert_eq!(found.and_then(|found| found.cpu_shares), Some(2));
+    }
+
+    #[test]
+    fn huge_pages_are_only_for_those_who_ask() {
+        let quantity = |amount: &str| Quantity(amount.into());
+        let node = BTreeMap::from([
+            ("memory".into(), quantity("1Gi")),
+            ("hugepages-2Mi".into(), quantity("64Mi")),
+            ("hugepages-1Gi".into(), quantity("0")),
+        ]);
+        let asks = |amount: &str| json!({"requests": {"hugepages-2Mi": amount}});
+        let pod = |spec| -> Pod { serde_json::from_value(json!({"spec": spec})).unwrap() };
+        let own = json!([{"name": "a", "resources": asks("4Mi")}, {"name": "b", "resources": asks("2Mi")}]);
+        let pages = |spec, node| pod_limits(&pod(spec), None, node).map(|limits| limits.huge_pages);
+        let two = |bytes: i64| Some(BTreeMap::from([(2 << 20, bytes)]));
+        assert_eq!(pages(json!({"containers": own}), &node), two(6 << 20));
+        assert_eq!(pages(json!({"containers": [{"name": "a"}]}), &node), two(0));
+        assert_eq!(pages(json!({"containers": [{"name": "a"}]}), &BTreeMap::new()), None);
     }
 
     #[test]
@@ -298,13 +331,14 @@ mod tests {
             cpu_shares: Some(milli * 1024 / 1000),
             cpu_quota_us: Some(300_000),
             memory_bytes: Some(memory_bytes),
-            pids: None,
+            ..Limits::default()
         };
         assert_eq!(of(0), all(500, 16 << 20), "what it has of its own");
         assert_eq!(of(1), all(750, 64 << 20), "half of what is left");
         assert_eq!(of(1), of(2));
         let together = Limits { cpu_shares: Some(2058), ..all(0, 64 << 20) };
-        assert_eq!(pod_limits(&pod, None), Some(together.clone()));
-        assert_eq!(pod_limits(&pod, Some(9)), Some(Limits { pids: Some(9), ..together }));
+        let pod_limits = |pids| pod_limits(&pod, pids, &BTreeMap::new());
+        assert_eq!(pod_limits(None), Some(together.clone()));
+        assert_eq!(pod_limits(Some(9)), Some(Limits { pids: Some(9), ..together }));
     }
 }

@@ -173,6 +173,7 @@ fn limits(config: &HostConfig) -> Limits {
         cpu_quota_us: some(config.cpu_quota),
         memory_bytes: some(config.memory),
         pids: some(config.pids_limit),
+        ..Limits::default()
     }
 }
 

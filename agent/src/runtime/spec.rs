@@ -132,4 +132,7 @@ pub struct Limits {
     pub memory_bytes: Option<i64>,
     /// Number of processes.
     pub pids: Option<i64>,
+    /// Bytes of huge pages, by the bytes of one page. Of a pod as a whole: Docker
+    /// has no such limit for a container.
+    pub huge_pages: BTreeMap<i64, i64>,
 }

@@ -10,7 +10,9 @@ use crate::runtime::{Container, Limits, labels};
 /// The cgroup that the pod's containers are made in, brought up to date; `None`
 /// for a pod that needs none of its own.
 pub(super) async fn parent(ctx: &Context, pod: &Pod) -> Result<Option<String>, String> {
-    let Some(limits) = pod_limits(pod, ctx.config.pod_pids) else { return Ok(None) };
+    let Some(limits) = pod_limits(pod, ctx.config.pod_pids, &ctx.allocatable) else {
+        return Ok(None);
+    };
     let made = ctx.cgroups.ensure(uid(pod), &limits).await;
     made.map(Some).map_err(|error| format!("cannot make the pod's cgroup: {error}"))
 }
@@ -65,7 +67,7 @@ async fn leaves_what_is_used(
 /// Lets a container have all CPU time that others leave, whatever its pod's
 /// limit. The next container that starts brings that back.
 pub async fn lift_cpu_limit(ctx: &Context, pod: &Pod, id: &str) -> Result<(), String> {
-    if let Some(limits) = pod_limits(pod, ctx.config.pod_pids)
+    if let Some(limits) = pod_limits(pod, ctx.config.pod_pids, &ctx.allocatable)
         && limits.cpu_quota_us.is_some()
     {
         ctx.cgroups.ensure(uid(pod), &Limits { cpu_quota_us: None, ..limits }).await?;
