@@ -11,7 +11,11 @@ use tracing::{debug, warn};
 
 use crate::SCHEDULER_NAME;
 use crate::cluster::PodInfo;
+use crate::queue::Telling;
 use crate::volumes::Choice;
+
+/// The condition that tells whether a pod has a node.
+const POD_SCHEDULED: &str = "PodScheduled";
 
 /// The scheduler's hand: cheap to clone, one call per decision.
 #[derive(Clone)]
@@ -75,8 +79,8 @@ impl Binder {
     }
 
     /// Says on the pod and in an event why it has no node.
-    pub(crate) async fn refuse(&self, pod: &PodInfo, message: String) {
-        let status = refusal(pod, &message, jiff::Timestamp::now());
+    pub(crate) async fn refuse(&self, pod: &PodInfo, message: String, telling: Telling) {
+        let status = refusal(pod, &message, telling, jiff::Timestamp::now());
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
         match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(status)).await
         {
@@ -118,13 +122,28 @@ impl Binder {
     }
 }
 
-/// The patch of a pod's status that says why it has no node.
-fn refusal(pod: &PodInfo, message: &str, now: jiff::Timestamp) -> serde_json::Value {
-    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    json!({"status": {"conditions": [{
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-        "observedGeneration": pod.generation, "lastProbeTime": null, "lastTransitionTime": now,
-    }]}})
+/// Whether the pod's status says that it has no node.
+pub(crate) fn is_refused(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|one| one.type_ == POD_SCHEDULED && one.status == "False")
+}
+
+/// The patch of a pod's status that says why it has no node. The time is that of
+/// the first refusal, which another message leaves as it is.
+fn refusal(
+    pod: &PodInfo,
+    message: &str,
+    telling: Telling,
+    now: jiff::Timestamp,
+) -> serde_json::Value {
+    let mut condition = json!({
+        "type": POD_SCHEDULED, "status": "False", "reason": "Unschedulable", "message": message,
+        "observedGeneration": pod.generation, "lastProbeTime": null,
+    });
+    if telling == Telling::First {
+        condition["lastTransitionTime"] = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+    }
+    json!({"status": {"conditions": [condition]}})
 }
 
 #[cfg(test)]
@@ -138,9 +157,19 @@ mod tests {
             "spec": {"containers": []},
         }))
         .unwrap();
-        let patch = refusal(&PodInfo::of(&pod).unwrap(), "no room", jiff::Timestamp::UNIX_EPOCH);
-        let condition = &patch["status"]["conditions"][0];
-        assert_eq!(condition["observedGeneration"], 3);
-        assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        let patch = |telling| {
+            let pod = PodInfo::of(&pod).unwrap();
+            refusal(&pod, "no room", telling, jiff::Timestamp::UNIX_EPOCH)
+        };
+        let first = &patch(Telling::First)["status"]["conditions"][0];
+        assert_eq!(first["observedGeneration"], 3);
+        assert_eq!(first["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        let again = &patch(Telling::Again)["status"]["conditions"][0];
+        assert_eq!(again.get("lastTransitionTime"), None, "the time of the first one stands");
+        assert!(!is_refused(&pod));
+        let mut refused = pod.clone();
+        refused.status =
+            Some(serde_json::from_value(json!({"conditions": [first.clone()]})).unwrap());
+        assert!(is_refused(&refused));
     }
 }

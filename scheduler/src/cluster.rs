@@ -60,7 +60,7 @@ impl PodInfo {
                 .find(|owner| owner.controller == Some(true))
                 .map(|owner| owner.uid.clone()),
             priority: spec.priority.unwrap_or(0),
-            requests: Resources::requested_by(spec),
+            requests: Resources::requested_by(spec, pod.status.as_ref()),
             node: spec.node_name.clone().filter(|name| !name.is_empty()),
             terminating: meta.deletion_timestamp.is_some(),
             spec: Arc::new(spec.clone()),

@@ -35,7 +35,18 @@ struct Waiting {
     failures: u32,
     /// The last refusal that was reported, so that it is reported once.
     reported: Option<String>,
+    /// Whether its status says already that it has no node.
+    told: bool,
     due: Option<Instant>,
+}
+
+/// How a refusal is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// For the first time.
+    First,
+    /// After another one, so that nothing but its words changes.
+    Again,
 }
 
 impl Queue {
@@ -60,8 +71,15 @@ impl Queue {
         self.ready.insert(order, pod.uid.clone());
         self.pods.insert(
             pod.uid.clone(),
-            Waiting { pod, order, failures: 0, reported: None, due: None },
+            Waiting { pod, order, failures: 0, reported: None, told: false, due: None },
         );
+    }
+
+    /// The pod's status says that it has no node.
+    pub(crate) fn told(&mut self, uid: &str) {
+        if let Some(waiting) = self.pods.get_mut(uid) {
+            waiting.told = true;
+        }
     }
 
     /// Forgets a pod: it has a node, or is gone.
@@ -119,15 +137,16 @@ impl Queue {
         None
     }
 
-    /// Notes that `message` is being reported for the pod; false when it was
-    /// the last thing reported already.
-    pub(crate) fn report(&mut self, uid: &str, message: &str) -> bool {
-        let Some(waiting) = self.pods.get_mut(uid) else { return false };
+    /// Notes that `message` is being reported for the pod; `None` when it was the
+    /// last thing reported already.
+    pub(crate) fn report(&mut self, uid: &str, message: &str) -> Option<Telling> {
+        let waiting = self.pods.get_mut(uid)?;
         if waiting.reported.as_deref() == Some(message) {
-            return false;
+            return None;
         }
         waiting.reported = Some(message.to_owned());
-        true
+        let before = std::mem::replace(&mut waiting.told, true);
+        Some(if before { Telling::Again } else { Telling::First })
     }
 }
 
@@ -188,8 +207,13 @@ mod tests {
     fn a_refusal_is_reported_once() {
         let mut queue = Queue::default();
         queue.upsert(waiting("a", 0));
-        assert!(queue.report("a", "no room"));
-        assert!(!queue.report("a", "no room"));
-        assert!(queue.report("a", "no room on 2"));
+        assert_eq!(queue.report("a", "no room"), Some(Telling::First));
+        assert_eq!(queue.report("a", "no room"), None);
+        assert_eq!(queue.report("a", "no room on 2"), Some(Telling::Again));
+        assert_eq!(queue.report("gone", "no room"), None);
+        // An earlier scheduler has told it.
+        queue.upsert(waiting("b", 0));
+        queue.told("b");
+        assert_eq!(queue.report("b", "no room"), Some(Telling::Again));
     }
 }

@@ -4,10 +4,14 @@
 //! its init containers, where a restartable init container (a sidecar) goes on
 //! running beside everything that starts after it. Overhead comes on top.
 //! (Kubernetes documentation, "Sidecar containers", section on resource sharing.)
+//!
+//! While a container is resized it takes the larger of what it has and what it
+//! asks for; a resize that its node can never carry out takes nothing
+//! ("Resize CPU and Memory Resources assigned to Containers", on scheduling).
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_api::quantity;
 
@@ -49,17 +53,18 @@ impl Resources {
         resources
     }
 
-    /// What `spec` asks of a node.
-    pub fn requested_by(spec: &PodSpec) -> Self {
+    /// What a pod of this `spec` and `status` asks of a node.
+    pub fn requested_by(spec: &PodSpec, status: Option<&PodStatus>) -> Self {
+        let given = Given::by(status);
         let mut running = Self::default();
         for container in &spec.containers {
-            running.add(&requests(container));
+            running.add(&given.requests(container));
         }
         // Sidecars accumulate in order: each later init container runs beside them.
         let mut sidecars = Self::default();
         let mut peak = Self::default();
         for init in spec.init_containers.iter().flatten() {
-            let mut wants = requests(init);
+            let mut wants = given.requests(init);
             if init.restart_policy.as_deref() == Some("Always") {
                 sidecars.add(&wants);
                 peak.raise_to(&sidecars);
@@ -123,10 +128,46 @@ impl Resources {
     }
 }
 
-fn requests(container: &Container) -> Resources {
-    match container.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
-        Some(list) => Resources::from_list(list),
-        None => Resources::default(),
+/// What a pod's node has given to its containers.
+struct Given<'a> {
+    status: Option<&'a PodStatus>,
+    /// The node can never give what the spec asks for.
+    is_infeasible: bool,
+}
+
+impl<'a> Given<'a> {
+    fn by(status: Option<&'a PodStatus>) -> Self {
+        let mut conditions =
+            status.into_iter().flat_map(|status| status.conditions.iter().flatten());
+        let is_infeasible = conditions.any(|one| {
+            one.type_ == "PodResizePending" && one.reason.as_deref() == Some("Infeasible")
+        });
+        Self { status, is_infeasible }
+    }
+
+    fn container(&self, name: &str) -> Option<&'a ContainerStatus> {
+        let status = self.status?;
+        let all = [&status.container_statuses, &status.init_container_statuses];
+        all.into_iter().flatten().flatten().find(|one| one.name == name)
+    }
+
+    fn requests(&self, container: &Container) -> Resources {
+        let list = |list: Option<&BTreeMap<_, _>>| list.map(Resources::from_list);
+        let asked = container.resources.as_ref().and_then(|asked| asked.requests.as_ref());
+        let asked = list(asked).unwrap_or_default();
+        let Some(status) = self.container(&container.name) else { return asked };
+        let has = status.resources.as_ref().and_then(|has| has.requests.as_ref());
+        let Some(mut taken) = list(has) else { return asked };
+        if let Some(allocated) = list(status.allocated_resources.as_ref()) {
+            taken.raise_to(&allocated);
+        }
+        if self.is_infeasible {
+            // Only these two can be resized.
+            let Resources { cpu_milli, memory_bytes, .. } = taken;
+            return Resources { cpu_milli, memory_bytes, ..asked };
+        }
+        taken.raise_to(&asked);
+        taken
     }
 }
 
@@ -174,8 +215,61 @@ mod tests {
             let spec: PodSpec =
                 serde_json::from_value(json!({"initContainers": inits, "containers": containers}))
                     .unwrap();
-            assert_eq!(Resources::requested_by(&spec).cpu_milli, expected, "{name}");
+            assert_eq!(Resources::requested_by(&spec, None).cpu_milli, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_resize_takes_room_until_it_is_done_or_if_it_can_be() {
+        let cases = [
+            ("nothing is known", "1", json!({}), 1000),
+            (
+                "nothing is given yet",
+                "1",
+                json!({"containerStatuses": [status(json!(null), "1")]}),
+                1000,
+            ),
+            ("it is to grow", "3", json!({"containerStatuses": [status(json!("1"), "1")]}), 3000),
+            ("it is to shrink", "1", json!({"containerStatuses": [status(json!("3"), "1")]}), 3000),
+            (
+                "more was allocated",
+                "1",
+                json!({"containerStatuses": [status(json!("1"), "2")]}),
+                2000,
+            ),
+            (
+                "it can never grow",
+                "3",
+                json!({"containerStatuses": [status(json!("1"), "1")], "conditions": [
+                    {"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]}),
+                1000,
+            ),
+            (
+                "it waits for room",
+                "3",
+                json!({"containerStatuses": [status(json!("1"), "1")], "conditions": [
+                    {"type": "PodResizePending", "status": "True", "reason": "Deferred"}]}),
+                3000,
+            ),
+        ];
+        for (name, asked, status, expected) in cases {
+            let spec =
+                json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": asked}}}]});
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            let status: PodStatus = serde_json::from_value(status).unwrap();
+            let wants = Resources::requested_by(&spec, Some(&status));
+            assert_eq!(wants.cpu_milli, expected, "{name}");
+        }
+    }
+
+    /// The status of container `a` with so many CPUs.
+    fn status(has: serde_json::Value, allocated: &str) -> serde_json::Value {
+        let mut status = json!({"name": "a", "image": "", "imageID": "", "ready": true,
+            "restartCount": 0, "allocatedResources": {"cpu": allocated}});
+        if !has.is_null() {
+            status["resources"] = json!({"requests": {"cpu": has}});
+        }
+        status
     }
 
     #[test]
@@ -186,7 +280,7 @@ mod tests {
             "containers": [{"name": "a", "resources": {"requests": {"cpu": "1", "memory": "1Mi"}}}]
         }))
         .unwrap();
-        let wants = Resources::requested_by(&spec);
+        let wants = Resources::requested_by(&spec, None);
         let amounts = (wants.cpu_milli, wants.memory_bytes, wants.extended["hugepages-2Mi"]);
         assert_eq!(amounts, (2010, 1 << 20, 4 << 20));
     }
@@ -198,7 +292,7 @@ mod tests {
             "containers": [{"name": "a", "resources": {"requests": {"memory": "1Mi", "example.com/gpu": "2"}}}]
         }))
         .unwrap();
-        let wants = Resources::requested_by(&spec);
+        let wants = Resources::requested_by(&spec, None);
         assert_eq!((wants.memory_bytes, wants.extended["example.com/gpu"]), (2 << 20, 2));
     }
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::SCHEDULER_NAME;
-use crate::bind::Binder;
+use crate::bind::{Binder, is_refused};
 use crate::cluster::{Cluster, PodInfo};
 use crate::place::place;
 use crate::queue::Queue;
@@ -285,14 +285,12 @@ impl Scheduler {
     }
 
     fn refuse(&mut self, pod: &Arc<PodInfo>, message: String) {
-        if !self.queue.report(&pod.uid, &message) {
-            return;
-        }
+        let Some(telling) = self.queue.report(&pod.uid, &message) else { return };
         info!(pod = %pod.name, namespace = %pod.namespace, %message, "no node fits");
         let (binder, permits, pod) = (self.binder.clone(), self.permits.clone(), pod.clone());
         self.writes.spawn(async move {
             let Ok(_permit) = permits.acquire_owned().await else { return };
-            binder.refuse(&pod, message).await;
+            binder.refuse(&pod, message, telling).await;
         });
     }
 
@@ -410,10 +408,12 @@ impl Scheduler {
         let ours = info.spec.scheduler_name.as_deref().unwrap_or(SCHEDULER_NAME) == SCHEDULER_NAME;
         if info.node.is_some() {
             self.queue.remove(&info.uid);
-            // Leaving, or labelled anew: others may fit or be wanted there now.
+            // Leaving, labelled anew or resized: others may fit or be wanted there now.
             let before = self.cluster.pods_by_uid(&info.uid);
             let news = before.is_none_or(|before| {
-                before.labels != info.labels || before.terminating != info.terminating
+                before.labels != info.labels
+                    || before.terminating != info.terminating
+                    || before.requests != info.requests
             });
             self.cluster.upsert_pod(Arc::new(info));
             if news {
@@ -422,7 +422,11 @@ impl Scheduler {
         } else if !ours || gated || info.terminating {
             self.queue.remove(&info.uid);
         } else if self.cluster.pods_by_uid(&info.uid).is_none() {
+            let uid = info.uid.clone();
             self.queue.upsert(Arc::new(info));
+            if is_refused(pod) {
+                self.queue.told(&uid);
+            }
         }
         // Otherwise its binding is on the way and this is older news.
     }
