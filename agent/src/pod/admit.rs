@@ -6,12 +6,11 @@
 //! about ([`is_new`]); what runs goes on running.
 //!
 //! [`refusal`] judges by what the machine can do, [`fit`] by what the Node object
-//! says and what the other pods leave over. [`super::context::Context::admit`]
-//! asks both.
-//!
-//! Left out: sending others away for the sake of a critical pod.
+//! says and what the other pods leave over, [`preempt`] says which of those go for
+//! a critical one. [`super::context::Context::admit`] asks them all.
 
 pub mod fit;
+pub mod preempt;
 
 use std::borrow::Cow;
 

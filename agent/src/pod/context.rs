@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::accounts::ImageAccounts;
 use super::admit::fit::{NodeFacts, Place, misfit, rests_on_node};
+use super::admit::preempt::victims;
 use super::admit::{Host, Refusal, refusal, was_taken, without_devices};
 use super::container::Owner;
 use super::manager::Directory;
@@ -152,10 +153,17 @@ impl Context {
         refused
     }
 
+    /// Why there is no place for the pod, even if others go for it.
     fn misfit(&self, pod: &Pod, node: &NodeFacts) -> Option<Refusal> {
         let others = self.pods.with_room(uid(pod));
         let (name, allocatable) = (self.config.node_name.as_str(), &self.allocatable);
-        misfit(pod, &Place { name, node, allocatable, others: &others })
+        let place = Place { name, node, allocatable, others: &others };
+        let refused = misfit(pod, &place)?;
+        let Some(victims) = victims(pod, &place) else { return Some(refused) };
+        for victim in victims {
+            self.pods.preempt(uid(&victim));
+        }
+        None
     }
 
     /// The node as the API has it at this moment: a pod may come by a label

@@ -79,6 +79,14 @@ impl Directory {
         }
     }
 
+    /// The pod has to go for a critical one, which need not count with it.
+    pub(super) fn preempt(&self, uid: &str) {
+        if let Some(inbox) = self.get(uid) {
+            inbox.leave_room();
+            inbox.disrupt(Disruption::Preempted);
+        }
+    }
+
     /// Waits until nothing runs any more of these pods, and the API knows it as
     /// far as it answers.
     pub async fn all_over(&self, uids: &[&str]) {

@@ -22,6 +22,8 @@ use crate::runtime::{Container, State, User, labels};
 
 /// The reason in the status of a pod that was evicted.
 pub const EVICTED: &str = "Evicted";
+/// The reason in the status of a pod that made room for a critical one.
+pub const PREEMPTED: &str = "Preempting";
 /// The reason in the status of a pod that ran longer than it may.
 pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// The reason in the status of a pod whose machine shut down.
@@ -75,6 +77,8 @@ pub enum Disruption {
         /// How long it has to end, at most.
         grace: Duration,
     },
+    /// A critical pod needs its room.
+    Preempted,
     /// The machine shuts down.
     Shutdown {
         /// When the pod's turn is over; `None` in an agent that finds the pod
@@ -86,10 +90,16 @@ pub enum Disruption {
 /// What a pod's status says when its machine shuts down, in upstream's words.
 const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 
+/// What a pod's status says when a critical one takes its room, in upstream's
+/// words: the whole of it, and the condition before.
+const PREEMPTED_MESSAGE: &str = "Preempted in order to admit critical pod";
+const PREEMPTED_CONDITION: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
+
 impl Disruption {
-    /// The one that a pod's status tells of.
-    pub fn from_message(message: &str) -> Self {
+    /// The one that a pod's condition tells of.
+    pub fn from_condition(message: &str) -> Self {
         match message {
+            PREEMPTED_CONDITION => Self::Preempted,
             SHUTDOWN_MESSAGE => Self::Shutdown { until: None },
             other => Self::Evicted { message: other.to_owned(), grace: EVICTION_GRACE },
         }
@@ -99,6 +109,7 @@ impl Disruption {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Evicted { .. } => EVICTED,
+            Self::Preempted => PREEMPTED,
             Self::Shutdown { .. } => TERMINATED,
         }
     }
@@ -107,7 +118,16 @@ impl Disruption {
     pub fn message(&self) -> &str {
         match self {
             Self::Evicted { message, .. } => message,
+            Self::Preempted => PREEMPTED_MESSAGE,
             Self::Shutdown { .. } => SHUTDOWN_MESSAGE,
+        }
+    }
+
+    /// The message of the condition that tells of it while the pod ends.
+    pub fn condition(&self) -> &str {
+        match self {
+            Self::Preempted => PREEMPTED_CONDITION,
+            other => other.message(),
         }
     }
 }

@@ -16,8 +16,8 @@ pub use end::{SETTLE, spec_grace};
 use end::{plan_end, plan_finished, stop_all};
 
 use super::model::{
-    Attempt, DEADLINE_EXCEEDED, Disruption, EVICTED, Failure, Observed, PULL_ERROR_SHOWN,
-    TERMINATED, as_container, is_sidecar, known_end, spec, waits_until,
+    Attempt, DEADLINE_EXCEEDED, Disruption, EVICTED, Failure, Observed, PREEMPTED,
+    PULL_ERROR_SHOWN, TERMINATED, as_container, is_sidecar, known_end, spec, waits_until,
 };
 use super::resize::other_limits;
 use super::restart::{ended_for_good, is_once, prepares_again, restarts};
@@ -125,7 +125,7 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
         Some("Failed") => {
             return Some(match status.and_then(|status| status.reason.as_deref()) {
                 Some(DEADLINE_EXCEEDED) => Outcome::DeadlineExceeded,
-                Some(EVICTED) => Outcome::Evicted,
+                Some(EVICTED | PREEMPTED) => Outcome::Evicted,
                 Some(TERMINATED) => Outcome::Terminated,
                 _ => Outcome::Failed,
             });
@@ -133,7 +133,9 @@ pub fn outcome(pod: &Pod, observed: &Observed, now: Timestamp) -> Option<Outcome
         _ => {}
     }
     match &observed.disruption {
-        Some(Disruption::Evicted { .. }) => return Some(Outcome::Evicted),
+        Some(Disruption::Evicted { .. } | Disruption::Preempted) => {
+            return Some(Outcome::Evicted);
+        }
         Some(Disruption::Shutdown { .. }) => return Some(Outcome::Terminated),
         None => {}
     }

@@ -45,7 +45,7 @@ pub fn disruption_of(pod: &Pod) -> Option<Disruption> {
             && one.status == "True"
             && one.reason.as_deref() == Some(BY_NODE)
     });
-    Some(Disruption::from_message(told?.message.as_deref().unwrap_or_default()))
+    Some(Disruption::from_condition(told?.message.as_deref().unwrap_or_default()))
 }
 
 /// The status of `pod`. `node_ips` are the addresses of its node.
@@ -227,7 +227,7 @@ impl View<'_> {
             verdicts.push((RESIZE_PENDING, verdict));
         }
         if let Some(why) = &self.observed.disruption {
-            let verdict = Verdict::because(true, BY_NODE, why.message().to_owned());
+            let verdict = Verdict::because(true, BY_NODE, why.condition().to_owned());
             verdicts.push((DISRUPTION_TARGET, verdict));
         }
         verdicts.extend(self.resize_in_progress().map(|verdict| (RESIZE_IN_PROGRESS, verdict)));

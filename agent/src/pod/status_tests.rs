@@ -323,7 +323,7 @@ fn an_eviction_is_told_by_a_condition_first_and_survives_the_agent() {
     let spec = || json!({"containers": [{"name": "a"}]});
     let evicted = |state| {
         let found = observed(vec![container("a", 0, state)]);
-        Observed { disruption: Some(Disruption::from_message("why")), ..found }
+        Observed { disruption: Some(Disruption::from_condition("why")), ..found }
     };
     let told = |found: &Observed| {
         let status = compute(&pod(spec()), found, &[], at(1000));
@@ -332,7 +332,7 @@ fn an_eviction_is_told_by_a_condition_first_and_survives_the_agent() {
         pod.status = Some(status);
         (phase, reason, disruption_of(&pod))
     };
-    let why = || Some(Disruption::from_message("why"));
+    let why = || Some(Disruption::from_condition("why"));
     assert_eq!(told(&evicted(RUN)), ("Running".into(), None, why()));
     assert_eq!(
         told(&evicted(exited(143, false))),

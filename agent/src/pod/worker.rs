@@ -260,8 +260,8 @@ impl Worker {
     /// told; one that an earlier agent began to end learns until when.
     fn disrupt(&mut self, why: Disruption) {
         match (&self.observed.disruption, &why) {
-            (None, Disruption::Evicted { message, .. }) => {
-                let message = message.clone();
+            (None, Disruption::Evicted { .. } | Disruption::Preempted) => {
+                let message = why.message().to_owned();
                 self.ctx.recorder.pod(&self.pod, None, Severity::Warning, why.reason(), message);
             }
             (None | Some(Disruption::Shutdown { .. }), Disruption::Shutdown { .. }) => {}

@@ -57,10 +57,16 @@ pub struct Place<'a> {
 
 /// Why `pod` does not fit there; `None` if it does.
 pub fn misfit(pod: &Pod, place: &Place<'_>) -> Option<Refusal> {
-    shortage(pod, place)
-        .or_else(|| unselected(pod, place))
-        .or_else(|| port_taken(pod, place))
-        .or_else(|| repelled(pod, place))
+    shortage(pod, place).or_else(|| unsuited(pod, place))
+}
+
+/// Whether `pod` would fit there if there were more room.
+pub(super) fn lacks_only_room(pod: &Pod, place: &Place<'_>) -> bool {
+    shortage(pod, place).is_some() && unsuited(pod, place).is_none()
+}
+
+fn unsuited(pod: &Pod, place: &Place<'_>) -> Option<Refusal> {
+    unselected(pod, place).or_else(|| port_taken(pod, place)).or_else(|| repelled(pod, place))
 }
 
 /// Whether the refusal rests on what the API said of the node, which may be news

@@ -65,6 +65,8 @@ pub(super) fn plan_finished(
     }
     let limit = match &observed.disruption {
         Some(Disruption::Evicted { grace, .. }) => Some(*grace),
+        // It has the time that it asks for, as upstream's.
+        Some(Disruption::Preempted) => None,
         _ if evicted => Some(EVICTION_GRACE),
         _ => shutdown_grace(observed, now),
     };

@@ -48,6 +48,35 @@ async fn a_pod_without_room_fails_and_says_what_is_short() {
 }
 
 #[tokio::test]
+async fn a_critical_pod_takes_the_room_of_another() {
+    let mut node = full_node().await;
+    // What is in the way ends in its own time, and is taken for gone.
+    node.runtime.slow_stops(Duration::from_secs(2));
+    let mut critical = asks("b", "2");
+    critical["priority"] = json!(2_000_000_000);
+    node.apply("other", critical);
+    node.until_at(OTHER, "Ready", ready).await;
+    let pod = node.until_phase("Failed").await;
+    assert_eq!(pod["status"]["reason"], "Preempting");
+    assert_eq!(pod["status"]["message"], "Preempted in order to admit critical pod");
+    let conditions = pod["status"]["conditions"].as_array().unwrap();
+    let target = conditions.iter().find(|one| one["type"] == "DisruptionTarget").unwrap();
+    assert_eq!(target["reason"], "TerminationByKubelet");
+    assert_eq!(target["message"], "Pod was preempted by Kubelet to accommodate a critical pod.");
+    node.until_event("Preempting").await;
+    node.until_count(2).await;
+
+    // Not for one that matters less, whose refusal says what is short.
+    let late = "/api/v1/namespaces/ns/pods/late";
+    let mut spec = asks("c", "3");
+    spec["priority"] = json!(1_999_999_999);
+    node.apply("late", spec);
+    let late = node.until_at(late, "refused", failed).await;
+    assert_eq!(late["status"]["reason"], "OutOfcpu");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn the_room_of_a_pod_that_has_ended_or_gone_is_free_at_once() {
     let mut node = full_node().await;
     // Its containers take their time.
