@@ -236,7 +236,8 @@ async fn serve(
     let numbers = move || metrics.render(directory.len());
     let backend =
         server::backend::Node::new(runtime, &config.instance, &config.node_name, pods, numbers)
-            .keeping(images, config);
+            .with_images(images)
+            .configured(config);
     let settings = server::Settings {
         ca_pem: config.server_ca_pem.clone(),
         node_name: config.node_name.clone(),

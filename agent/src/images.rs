@@ -3,8 +3,10 @@
 //! A local image is used without asking any registry unless the policy is
 //! `Always`. Pods that want the same image share one look-up and one pull.
 //! What no registry gives comes from another node ([`peers`]); what came is
-//! noted ([`ledger`]) and goes when the disk is full ([`collect`]).
+//! noted ([`ledger`]), is for those whom its registry gave it ([`access`]), and
+//! goes when the disk is full ([`collect`]).
 
+pub mod access;
 pub mod collect;
 mod credentials;
 pub mod ledger;
@@ -21,14 +23,15 @@ use k8s_openapi::api::core::v1::Container;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 
+use access::{Access, PullSecret};
 use collect::Marks;
 use ledger::Ledger;
 use peers::{Alone, Peers};
 
-pub use credentials::credentials;
+pub use credentials::pull_secrets;
 pub use name::{normalized, reference};
 
-use crate::runtime::{Credentials, Image, Progress, Runtime, RuntimeError, Tar};
+use crate::runtime::{Image, Progress, Runtime, RuntimeError, Tar};
 
 /// How long a look-up is believed. Short, because an image may be built anew
 /// under the same name at any time; long enough for pods that start together.
@@ -48,6 +51,11 @@ pub enum ImageError {
     /// It is not here, and the policy forbids to pull it.
     #[error("Container image \"{0}\" is not present with pull policy of Never")]
     Never(String),
+    /// It is here, but for others, and the policy forbids to ask the registry.
+    #[error(
+        "Container image \"{0}\" is present with pull policy of Never, but came with an image pull secret that this pod does not bring"
+    )]
+    Withheld(String),
     /// The registry or the runtime refused.
     #[error("{message}")]
     Pull {
@@ -61,7 +69,7 @@ impl ImageError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidName(_) => "InvalidImageName",
-            Self::Never(_) => "ErrImageNeverPull",
+            Self::Never(_) | Self::Withheld(_) => "ErrImageNeverPull",
             Self::Pull { .. } => "ErrImagePull",
         }
     }
@@ -101,9 +109,9 @@ struct Known {
 
 /// How an image was pulled.
 struct Pull {
-    /// Whoever has the same shares the result; others have to ask themselves
+    /// Whoever brings the same shares the result; others have to ask themselves
     /// whether they may have it.
-    credentials: Vec<Credentials>,
+    secrets: Vec<PullSecret>,
     node: Option<String>,
 }
 
@@ -177,13 +185,18 @@ impl Images {
         Ok(found)
     }
 
-    /// Pulls the image, trying one set of credentials after the other, and then
-    /// the other nodes of the cluster. `told` hears how much has come, unless
+    /// Who may use an image that is here.
+    pub fn access(&self, image: &Image) -> Access {
+        self.ledger.access(image)
+    }
+
+    /// Pulls the image, trying one secret after the other, and then the other
+    /// nodes of the cluster. `told` hears how much has come, unless
     /// somebody else pulls it already.
     pub async fn pull(
         &self,
         name: &str,
-        credentials: &[Credentials],
+        secrets: &[PullSecret],
         told: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Pulled, ImageError> {
         let slot = self.slot(name);
@@ -192,12 +205,12 @@ impl Images {
         // Someone else pulled it while we waited for the lock.
         if let Some(Known { image, at, pull: Some(pull) }) = slot.as_ref()
             && *at > waiting_since
-            && pull.credentials == credentials
+            && pull.secrets == secrets
         {
             return Ok(Pulled { image: image.clone(), node: pull.node.clone() });
         }
-        let pulled = self.pull_now(name, credentials, told).await?;
-        let pull = Pull { credentials: credentials.to_vec(), node: pulled.node.clone() };
+        let pulled = self.pull_now(name, secrets, told).await?;
+        let pull = Pull { secrets: secrets.to_vec(), node: pulled.node.clone() };
         let (image, at) = (pulled.image.clone(), Instant::now());
         *slot = Some(Known { image, at, pull: Some(pull) });
         Ok(pulled)
@@ -206,40 +219,47 @@ impl Images {
     async fn pull_now(
         &self,
         name: &str,
-        credentials: &[Credentials],
+        secrets: &[PullSecret],
         told: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Pulled, ImageError> {
-        let mut attempts = credentials.iter().map(Some).collect::<Vec<_>>();
+        let mut attempts = secrets.iter().map(Some).collect::<Vec<_>>();
         if attempts.is_empty() {
             attempts.push(None);
         }
         let before = self.runtime.image(name).await.ok().flatten().map(|image| image.id);
         let mut message = String::new();
         for attempt in attempts {
-            match self.runtime.pull(name, attempt, told).await {
+            let credentials = attempt.map(|secret| &secret.credentials);
+            match self.runtime.pull(name, credentials, told).await {
                 Ok(image) => {
-                    self.note(name, &image, before.as_ref());
+                    self.note(name, &image, before.as_ref(), Access::given_to(attempt));
                     return Ok(Pulled { image, node: None });
                 }
                 Err(error) => message = error.to_string(),
             }
         }
         let mut why = vec![message];
-        if let Some(pulled) = self.fetch(name, &mut why).await {
-            self.note(name, &pulled.image, before.as_ref());
+        if let Some((pulled, access)) = self.fetch(name, &Access::of(secrets), &mut why).await {
+            self.note(name, &pulled.image, before.as_ref(), access);
             return Ok(pulled);
         }
         Err(ImageError::Pull { message: why.join("; ") })
     }
 
-    /// The image from another node, if one has it; `why` hears what went wrong.
+    /// The image from another node, if one has it for `pod`, and who may use it;
+    /// `why` hears what went wrong.
     /// Only a name with a tag: what a digest stands for is known to registries
     /// alone. A node that breaks off is followed by the next one.
-    async fn fetch(&self, name: &str, why: &mut Vec<String>) -> Option<Pulled> {
+    async fn fetch(
+        &self,
+        name: &str,
+        pod: &Access,
+        why: &mut Vec<String>,
+    ) -> Option<(Pulled, Access)> {
         if name.contains('@') {
             return None;
         }
-        let mut offers = self.peers.offers(name).await;
+        let mut offers = self.peers.offers(name, pod).await;
         loop {
             let offer = match offers.next().await? {
                 Ok(offer) => offer,
@@ -254,7 +274,9 @@ impl Images {
                 Err(error) => Err(error),
             };
             match (loaded, broken.get()) {
-                (Ok(Some(image)), _) => return Some(Pulled { image, node: Some(offer.node) }),
+                (Ok(Some(image)), _) => {
+                    return Some((Pulled { image, node: Some(offer.node) }, offer.access));
+                }
                 (_, Some(error)) => why.push(format!("from node {}: {error}", offer.node)),
                 (Err(error), None) => {
                     // Ours is at fault, as with a full disk: no other node helps.
@@ -268,10 +290,12 @@ impl Images {
         }
     }
 
-    /// Notes an image that was not here before.
-    fn note(&self, name: &str, image: &Image, before: Option<&String>) {
-        if before != Some(&image.id) {
-            self.ledger.brought(name, &image.id, Timestamp::now());
+    /// Notes an image that was not here before, or that more may use now.
+    fn note(&self, name: &str, image: &Image, before: Option<&String>, access: Access) {
+        if before == Some(&image.id) {
+            self.ledger.opened(&image.id, &access);
+        } else {
+            self.ledger.brought(name, &image.id, access, Timestamp::now());
             self.came.notify_one();
         }
     }
@@ -289,20 +313,20 @@ impl Images {
             self.forget(name);
             let known = before.iter().find(|image| image.tags.contains(name));
             if let Some(image) = self.runtime.image(name).await? {
-                self.note(name, &image, known.map(|image| &image.id));
+                self.note(name, &image, known.map(|image| &image.id), Access::Everybody);
             }
         }
         Ok(names)
     }
 
-    /// Whether the image is here, by the runtime's word of this moment.
-    pub async fn has(&self, name: &str) -> Result<bool, RuntimeError> {
-        self.runtime.image(name).await.map(|found| found.is_some())
+    /// The image if it is here, by the runtime's word of this moment.
+    pub async fn now(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
+        self.runtime.image(name).await
     }
 
-    /// An image as `docker save` writes it; `None` when it is not here.
-    pub async fn save(&self, name: &str) -> Result<Option<Tar>, RuntimeError> {
-        if self.has(name).await? { self.runtime.save(name).await.map(Some) } else { Ok(None) }
+    /// An image as `docker save` writes it.
+    pub async fn save(&self, name: &str) -> Result<Tar, RuntimeError> {
+        self.runtime.save(name).await
     }
 
     /// Removes an image by name; refused while a container uses it.
@@ -349,6 +373,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::runtime::Credentials;
     use crate::runtime::memory::Memory;
 
     /// What other nodes do when they are asked for `a:1`, one after the other.
@@ -365,7 +390,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Peers for Others {
-        async fn offers(&self, _: &str) -> BoxStream<'_, Result<peers::Offer, String>> {
+        async fn offers(&self, _: &str, _: &Access) -> BoxStream<'_, Result<peers::Offer, String>> {
             let offers = self.0.iter().map(|(node, does)| {
                 let begin = Ok(bytes::Bytes::from_static(b"\0"));
                 let broken = Err(RuntimeError::Refused("cable cut".into()));
@@ -376,10 +401,16 @@ mod tests {
                     Does::SendAnother => archive("b:1"),
                     Does::Send => archive("a:1"),
                 };
-                Ok(peers::Offer { node: (*node).to_owned(), tar })
+                let (node, access) = ((*node).to_owned(), Access::of(&[secret("theirs")]));
+                Ok(peers::Offer { node, access, tar })
             });
             Box::pin(stream::iter(offers))
         }
+    }
+
+    fn secret(uid: &str) -> PullSecret {
+        let (username, password, registry) = (uid.into(), "p".into(), "docker.io".into());
+        PullSecret { uid: uid.into(), credentials: Credentials { username, password, registry } }
     }
 
     fn archive(name: &str) -> Tar {
@@ -411,24 +442,18 @@ mod tests {
             let pulled = images.pull("a:1", &[], &|_| {}).await;
             let told = pulled.map(|pulled| pulled.node.unwrap()).map_err(|why| why.to_string());
             assert_eq!(told, expected.map(str::to_owned).map_err(str::to_owned));
-            assert_eq!(images.ledger.all().contains_key("a:1"), expected.is_ok());
+            let noted = images.ledger.all().remove("a:1").map(|brought| brought.access);
+            assert_eq!(noted, expected.ok().map(|_| Access::of(&[secret("theirs")])));
         }
     }
 
     #[tokio::test]
-    async fn a_pull_is_shared_by_those_with_the_same_credentials() {
-        let credentials = |user: &str| {
-            vec![Credentials {
-                username: user.into(),
-                password: "p".into(),
-                registry: "docker.io".into(),
-            }]
-        };
+    async fn a_pull_is_shared_by_those_with_the_same_secrets() {
         let cases = [
             ("none", vec![], vec![], 1),
-            ("the same", credentials("a"), credentials("a"), 1),
-            ("others", credentials("a"), credentials("b"), 2),
-            ("none for one", credentials("a"), vec![], 2),
+            ("the same", vec![secret("a")], vec![secret("a")], 1),
+            ("others", vec![secret("a")], vec![secret("b")], 2),
+            ("none for one", vec![secret("a")], vec![], 2),
         ];
         for (name, one, other, expected) in cases {
             let memory = Arc::new(Memory::new());

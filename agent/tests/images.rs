@@ -1,6 +1,6 @@
-//! An image that only another node has: it comes from there over TLS, and
-//! nobody but nodes and the API server gets it. Each node has a runtime of its
-//! own, in memory.
+//! An image that only another node has: it comes from there over TLS, nobody but
+//! nodes and the API server gets it, and who may use it goes with it. Each node
+//! has a runtime of its own, in memory.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,23 +17,24 @@ use kube::{Api, Client, Config};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use skiff_agent::Joined;
+use skiff_agent::images::access::{Access, PullSecret};
 use skiff_agent::images::ledger::Ledger;
 use skiff_agent::images::peers::{ClusterPeers, Peers};
 use skiff_agent::images::{ImageError, Images};
-use skiff_agent::runtime::Runtime;
 use skiff_agent::runtime::memory::Memory;
+use skiff_agent::runtime::{Credentials, Runtime};
 use skiff_agent::server::{self, Settings, backend};
 use skiff_apiserver::{join, pki};
 use skiff_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Serves `runtime`'s images as node `name` and says so in its Node.
+/// Serves `images` as node `name` and says so in its Node.
 async fn serve(
     joined: &Joined,
     name: &str,
     dir: &Path,
-    runtime: Arc<Memory>,
+    images: Images,
     cancel: &CancellationToken,
 ) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -43,7 +44,8 @@ async fn serve(
         node_name: name.to_owned(),
         data_dir: dir.to_owned(),
     };
-    let node = backend::Node::new(runtime, "i", name, || json!({}), String::new);
+    let node = backend::Node::new(Arc::new(Memory::new()), "i", name, || json!({}), String::new)
+        .with_images(images);
     let serving =
         server::run(listener, settings, joined.client.clone(), Arc::new(node), cancel.clone());
     tokio::spawn(serving);
@@ -56,6 +58,12 @@ async fn serve(
         "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
     } });
     nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+}
+
+/// A Secret of this UID with a password of its own.
+fn secret(uid: &str) -> PullSecret {
+    let (username, password, registry) = ("u".into(), uid.into(), "docker.io".into());
+    PullSecret { uid: uid.into(), credentials: Credentials { username, password, registry } }
 }
 
 #[tokio::test]
@@ -81,6 +89,9 @@ async fn an_image_comes_from_the_node_that_has_it() {
     }
     let [has, lacks] = [Arc::new(Memory::new()), Arc::new(Memory::new())];
     has.add_image("web:1");
+    has.add_remote_image("private:1");
+    let (has, lacks) = (Images::new(has), Images::new(lacks));
+    has.pull("private:1", &[secret("theirs")], &|_| ()).await.unwrap();
     serve(&joined[0], "has", &dir.path().join("has"), has, &cancel).await;
     serve(&joined[1], "lacks", &dir.path().join("lacks"), lacks, &cancel).await;
 
@@ -93,6 +104,17 @@ async fn an_image_comes_from_the_node_that_has_it() {
     assert!(runtime.image("web:1").await.unwrap().is_some());
     assert!(Ledger::open(&wants).all().contains_key("web:1"), "it is ours to remove");
 
+    // What came with a secret goes to those who bring it, and stays theirs.
+    for brought in [vec![], vec![secret("mine")]] {
+        let withheld = images.pull("private:1", &brought, &|_| ()).await.unwrap_err();
+        assert!(withheld.to_string().contains("pull secret"), "{withheld}");
+    }
+    assert_eq!(runtime.image("private:1").await.unwrap(), None);
+    let both = [secret("mine"), secret("theirs")];
+    let pulled = images.pull("private:1", &both, &|_| ()).await.unwrap();
+    assert_eq!(pulled.node.as_deref(), Some("has"));
+    assert_eq!(images.access(&pulled.image), Access::of(&[secret("theirs")]));
+
     let nowhere = images.pull("none:1", &[], &|_| ()).await.unwrap_err();
     assert!(
         matches!(&nowhere, ImageError::Pull { message } if message.contains("none")),
@@ -104,7 +126,11 @@ async fn an_image_comes_from_the_node_that_has_it() {
     // A node of another cluster shows a certificate that nobody here gave.
     let other = rcgen::generate_simple_self_signed(["wants".to_owned()]).unwrap();
     let foreign = ClusterPeers::new(joined[2].client.clone(), "wants", &other.cert.pem());
-    let offered = foreign.offers("web:1").await.any(|offer| async move { offer.is_ok() }).await;
+    let offered = foreign
+        .offers("web:1", &Access::Everybody)
+        .await
+        .any(|offer| async move { offer.is_ok() })
+        .await;
     assert!(!offered, "an agent of another authority is not trusted");
 
     cancel.cancel();

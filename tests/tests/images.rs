@@ -136,12 +136,36 @@ fn a_private_registry_gives_images_to_those_with_the_password() {
     // That the image is here by now is nothing to one who has to ask.
     refused(&lab, "asked", "no basic auth credentials");
 
+    step("nor to one who would not ask and has no password, under whatever name");
+    // Docker no longer has the image by a name that somebody else gave it.
+    lab.kubectl(&["delete", "pod", "local", "mounting", "--now"]).ok();
+    lab.docker(1).docker(&["rmi", BUSYBOX]).ok();
+    apply(
+        &lab,
+        &[
+            secret("again", Registry::PASSWORD),
+            pod("present", &image, "IfNotPresent", json!({})),
+            pod("by-id", local.trim(), "Never", json!({})),
+            pod("never", &exact, "Never", with("wrong")),
+            pod("again", &exact, "Never", with("again")),
+        ],
+    );
+    refused(&lab, "present", "no basic auth credentials");
+    for name in ["by-id", "never"] {
+        let waits = wait(&lab, name, |status| status["state"]["waiting"]["message"].is_string());
+        let waiting = &waits["state"]["waiting"];
+        assert_eq!(waiting["reason"], "ErrImageNeverPull", "{waiting}");
+        let said = waiting["message"].as_str().unwrap();
+        assert!(said.contains("image pull secret that this pod does not bring"), "{said}");
+    }
+    wait(&lab, "again", runs);
+
     step("while the registry is away, what is here runs, but not what has to be asked for");
     drop(registry);
     apply(
         &lab,
         &[
-            pod("kept", &exact, "IfNotPresent", json!({})),
+            pod("kept", &exact, "IfNotPresent", with("right")),
             pod("away", &image, "Always", with("right")),
         ],
     );
@@ -151,6 +175,7 @@ fn a_private_registry_gives_images_to_those_with_the_password() {
     step("what never was in a registry is told by its id");
     lab.kubectl(&["delete", "pod", "--all", "--now"]).ok();
     let docker = lab.docker(1);
+    docker.give(BUSYBOX);
     docker.docker(&["rmi", &image]);
     docker.docker(&["rmi", &exact]);
     apply(&lab, &[pod("local", BUSYBOX, "IfNotPresent", json!({}))]);

@@ -179,6 +179,7 @@ impl Images {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::access::Access;
     use super::*;
     use crate::runtime::ContainerSpec;
     use crate::runtime::memory::Memory;
@@ -210,10 +211,10 @@ mod tests {
         for (name, second) in [("used:1", 1), ("old:1", 2), ("newer:1", 3), ("fresh:1", 1000)] {
             memory.add_image(name);
             let id = memory.image(name).await.unwrap().unwrap().id;
-            images.ledger.brought(name, &id, at(second));
+            images.ledger.brought(name, &id, Access::Everybody, at(second));
         }
         memory.add_image("theirs:1");
-        images.ledger.brought("replaced:1", "sha256:before", at(1));
+        images.ledger.brought("replaced:1", "sha256:before", Access::Everybody, at(1));
         memory.add_image("replaced:1");
         let spec = ContainerSpec { name: "c".into(), image: "used:1".into(), ..Default::default() };
         let container = memory.create(&spec).await.unwrap();

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Secret;
 
+use super::access::PullSecret;
 use super::name::split_registry;
 use crate::runtime::Credentials;
 
-/// The credentials in `secrets` that are meant for the image; those for the
-/// longest path first.
-pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<Credentials> {
+/// The entries of `secrets` that are meant for the image; those for the longest
+/// path first.
+pub fn pull_secrets(image: &str, secrets: &[Arc<Secret>]) -> Vec<PullSecret> {
     let (registry, path) = split_registry(image);
     let registry = registry.unwrap_or(DOCKER_HUB);
     let mut found = Vec::new();
@@ -35,13 +36,14 @@ pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<Credentials> {
                     && path.starts_with(part)
                     && let Some(credentials) = entry_credentials(server, entry)
                 {
-                    found.push((part.len(), credentials));
+                    let uid = secret.metadata.uid.clone().unwrap_or_default();
+                    found.push((part.len(), PullSecret { uid, credentials }));
                 }
             }
         }
     }
     found.sort_by_key(|(part, _)| std::cmp::Reverse(*part));
-    found.into_iter().map(|(_, credentials)| credentials).collect()
+    found.into_iter().map(|(_, secret)| secret).collect()
 }
 
 /// Where images are whose name says nothing else.
@@ -155,8 +157,8 @@ mod tests {
             ("other.example/x", &[]),
         ];
         for (image, users) in cases {
-            let found = credentials(image, &secrets);
-            let found: Vec<_> = found.iter().map(|one| one.username.as_str()).collect();
+            let found = pull_secrets(image, &secrets);
+            let found: Vec<_> = found.iter().map(|one| one.credentials.username.as_str()).collect();
             assert_eq!(found, users, "{image}");
         }
     }

@@ -4,13 +4,15 @@
 //! with its node's certificate; Docker is never reached from outside. Nodes
 //! whose status names the image are asked first, then the others.
 //!
-//! A node may so read any image of another node by name. Who runs a pod on a
-//! node could start it on the other one as well, but an image that no pod may
-//! use has no place on a node of the cluster.
+//! A node says for which secrets it asks ([`Access`]), and is given what those
+//! who bring them may use, and who else may: no pod gets here what its registry
+//! would refuse it. It is the node that is believed, not the pod.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -27,6 +29,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
+use super::access::Access;
 use crate::join::{Identity, obtain_client, renewal_at};
 use crate::runtime::{Result as Answer, RuntimeError, sandbox_image};
 use crate::server::tls;
@@ -41,10 +44,16 @@ const SAID_BYTES: usize = 1024;
 /// Where agents listen unless their Node says otherwise.
 const DEFAULT_PORT: u16 = 10250;
 
+/// The header with marks of secrets: in a request of those that the pod brings,
+/// in an answer of those that the image came with.
+pub const ACCESS_HEADER: &str = "skiff-image-access";
+
 /// An image that another node gives.
 pub struct Offer {
     /// The node.
     pub node: String,
+    /// Who may use it.
+    pub access: Access,
     /// The image as `docker save` writes it.
     pub tar: BoxStream<'static, Answer<Bytes>>,
 }
@@ -53,8 +62,9 @@ pub struct Offer {
 #[async_trait]
 pub trait Peers: Send + Sync {
     /// The image `name` from one node after the other, each asked when it is its
-    /// turn; an error says which node should have it and cannot be asked.
-    async fn offers(&self, name: &str) -> BoxStream<'_, Result<Offer, String>>;
+    /// turn; an error says which node should have it and cannot be asked, or has
+    /// it for others than `pod`.
+    async fn offers(&self, name: &str, pod: &Access) -> BoxStream<'_, Result<Offer, String>>;
 }
 
 /// The nodes of the cluster.
@@ -90,21 +100,25 @@ impl ClusterPeers {
 
 #[async_trait]
 impl Peers for ClusterPeers {
-    async fn offers(&self, name: &str) -> BoxStream<'_, Result<Offer, String>> {
+    async fn offers(&self, name: &str, pod: &Access) -> BoxStream<'_, Result<Offer, String>> {
         let nodes = Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await;
         let nodes = nodes.inspect_err(|error| debug!(%error, "cannot ask for other nodes"));
         let nodes = nodes.unwrap_or_default();
         let candidates = candidates(&nodes, &self.node, name, sandbox_image::architecture());
-        let name = name.to_owned();
+        let wanted = Arc::new((name.to_owned(), pod.to_string()));
         let asked = futures::stream::iter(candidates).filter_map(move |one| {
-            let name = name.clone();
+            let wanted = wanted.clone();
             async move {
                 let offer = async {
                     anyhow::ensure!(one.ready, "it is not ready");
-                    ask(&self.connector().await?, &one, &name).await
+                    let (name, pod) = wanted.as_ref();
+                    ask(&self.connector().await?, &one, name, pod).await
                 };
                 match offer.await {
-                    Ok(tar) => Some(Ok(Offer { node: one.node, tar: tar? })),
+                    Ok(offer) => offer.map(Ok),
+                    Err(error) if error.is::<Withheld>() => {
+                        Some(Err(format!("node {} does not give it: {error}", one.node)))
+                    }
                     Err(error) if one.has => Some(Err(format!(
                         "node {} has it and cannot be asked: {error:#}",
                         one.node
@@ -173,7 +187,8 @@ async fn ask(
     connector: &TlsConnector,
     one: &Candidate,
     image: &str,
-) -> anyhow::Result<Option<BoxStream<'static, Answer<Bytes>>>> {
+    pod: &str,
+) -> anyhow::Result<Option<Offer>> {
     // The certificate names the node, so another machine that has taken over
     // its address is found out.
     let server = ServerName::try_from(one.node.clone())?;
@@ -190,6 +205,7 @@ async fn ask(
     let request = http::Request::builder()
         .uri(format!("/images/tar?name={image}"))
         .header(http::header::HOST, &one.node)
+        .header(ACCESS_HEADER, pod)
         .body(Empty::<Bytes>::new())?;
     let response = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await??;
     match response.status() {
@@ -199,23 +215,34 @@ async fn ask(
             let said = Limited::new(response.into_body(), SAID_BYTES).collect().await;
             // Without its words the number has to do.
             let said = said.map(|said| said.to_bytes()).unwrap_or_default();
-            anyhow::bail!("it answered {other}: {}", String::from_utf8_lossy(&said));
+            let said = String::from_utf8_lossy(&said);
+            if other == http::StatusCode::FORBIDDEN {
+                return Err(Withheld(said.into_owned()).into());
+            }
+            anyhow::bail!("it answered {other}: {said}");
         }
     }
+    let access = response.headers().get(ACCESS_HEADER).and_then(|value| value.to_str().ok());
+    let Ok(access) = access.context("it does not say who may use the image")?.parse();
     // The sender lives as long as the body: without it the connection ends.
     let body = response.into_body().into_data_stream().map(move |piece| {
         let _open = &sender;
         piece.map_err(|error| RuntimeError::Refused(format!("the other node broke off: {error}")))
     });
-    Ok(Some(Box::pin(body)))
+    Ok(Some(Offer { node: one.node.clone(), access, tar: Box::pin(body) }))
 }
+
+/// A node has the image for others, in its words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Withheld(String);
 
 /// No other nodes.
 pub struct Alone;
 
 #[async_trait]
 impl Peers for Alone {
-    async fn offers(&self, _: &str) -> BoxStream<'_, Result<Offer, String>> {
+    async fn offers(&self, _: &str, _: &Access) -> BoxStream<'_, Result<Offer, String>> {
         Box::pin(futures::stream::empty())
     }
 }

@@ -35,6 +35,9 @@ pub enum BackendError {
     /// It is there but not in a state for this.
     #[error("{0}")]
     BadState(String),
+    /// It is not for whoever asks.
+    #[error("{0}")]
+    Forbidden(String),
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -126,10 +129,15 @@ impl Node {
 }
 
 impl Node {
-    /// The same with these images, and as the agent is set up.
-    pub fn keeping(self, images: Images, config: &Config) -> Self {
+    /// The same with these images.
+    pub fn with_images(self, images: Images) -> Self {
+        Self { images, ..self }
+    }
+
+    /// The same as the agent is set up.
+    pub fn configured(self, config: &Config) -> Self {
         let settings = configz::kubelet_configuration(config);
-        Self { images, volumes_dir: volumes_dir(&config.data_dir), settings, ..self }
+        Self { volumes_dir: volumes_dir(&config.data_dir), settings, ..self }
     }
 }
 

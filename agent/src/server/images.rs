@@ -7,7 +7,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Query, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
@@ -15,7 +15,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::backend::{Backend, BackendError};
+use crate::images::access::Access;
 use crate::images::normalized;
+use crate::images::peers::ACCESS_HEADER;
 use crate::runtime::RuntimeError;
 
 type Node = Arc<dyn Backend>;
@@ -45,16 +47,31 @@ pub(super) async fn list(State(node): State<Node>) -> Result<Response, BackendEr
     Ok(Json(json!({ "images": items })).into_response())
 }
 
-/// `GET /images/tar?name=…`, as `docker save` writes it.
+/// `GET /images/tar?name=…`, as `docker save` writes it, for those who bring the
+/// secrets of [`ACCESS_HEADER`]; without it, of none.
 pub(super) async fn tar(
     State(node): State<Node>,
     Query(named): Query<Named>,
+    headers: HeaderMap,
 ) -> Result<Response, BackendError> {
     let name = named.normalized()?;
-    let Some(tar) = node.images().save(&name).await? else {
+    let images = node.images();
+    let Some(image) = images.now(&name).await? else {
         return Err(BackendError::NotFound(format!("no image {name:?} on this node")));
     };
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(tar)).into_response())
+    let access = images.access(&image);
+    let pod = headers.get(ACCESS_HEADER).and_then(|value| value.to_str().ok());
+    let Ok(pod) = pod.unwrap_or_default().parse::<Access>();
+    if !access.permits(&pod) {
+        let message = "it came with an image pull secret that this pod does not bring";
+        return Err(BackendError::Forbidden(message.into()));
+    }
+    let tar = images.save(&name).await?;
+    let said = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (HeaderName::from_static(ACCESS_HEADER), access.to_string()),
+    ];
+    Ok((said, Body::from_stream(tar)).into_response())
 }
 
 /// `POST /images` with the body of `docker save`. The answer begins at once,
@@ -81,7 +98,7 @@ pub(super) async fn remove(
     Query(named): Query<Named>,
 ) -> Result<Response, BackendError> {
     let name = named.normalized()?;
-    if !node.images().has(&name).await? {
+    if node.images().now(&name).await?.is_none() {
         return Err(BackendError::NotFound(format!("no image {name:?} on this node")));
     }
     node.images().remove(&name).await?;

@@ -287,6 +287,7 @@ impl IntoResponse for BackendError {
                 StatusCode::NOT_FOUND
             }
             Self::BadState(_) => StatusCode::BAD_REQUEST,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Runtime(crate::runtime::RuntimeError::Conflict(_)) => StatusCode::CONFLICT,
             Self::Runtime(_) | Self::Network(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -11,6 +11,7 @@ use super::super::context::Context;
 use super::super::model::{spec, uid};
 use super::Failed;
 use crate::events::Severity;
+use crate::images::access::{Access, PullSecret};
 use crate::images::{self, ImageError, Policy};
 use crate::runtime::{Image, Progress};
 
@@ -40,7 +41,9 @@ pub(in crate::pod) async fn find_image(
             ImageError::InvalidName(_) => {
                 say(Severity::Warning, "InspectFailed", error.to_string())
             }
-            ImageError::Never(_) => say(Severity::Warning, "ErrImageNeverPull", error.to_string()),
+            ImageError::Never(_) | ImageError::Withheld(_) => {
+                say(Severity::Warning, "ErrImageNeverPull", error.to_string())
+            }
             ImageError::Pull { message } => {
                 say(
                     Severity::Warning,
@@ -55,6 +58,7 @@ pub(in crate::pod) async fn find_image(
     let Some(name) = images::normalized(asked) else {
         return Err(failed(ImageError::InvalidName(asked.to_owned())));
     };
+    let mut secrets = None;
     if policy != Policy::Always {
         let local = ctx
             .images
@@ -62,32 +66,34 @@ pub(in crate::pod) async fn find_image(
             .await
             .map_err(|error| Failed::new("ImageInspectError", error))?;
         if let Some(image) = local {
-            say(
-                Severity::Normal,
-                "Pulled",
-                format!("Container image \"{asked}\" already present on machine"),
-            );
-            return Ok(image);
-        }
-        if policy == Policy::Never {
+            let access = ctx.images.access(&image);
+            if access != Access::Everybody {
+                secrets = Some(pull_secrets(ctx, pod, &name).await);
+            }
+            if access.permits(&Access::of(secrets.iter().flat_map(|found| &found.found))) {
+                say(
+                    Severity::Normal,
+                    "Pulled",
+                    format!("Container image \"{asked}\" already present on machine"),
+                );
+                return Ok(image);
+            }
+            if policy == Policy::Never {
+                return Err(failed(ImageError::Withheld(asked.to_owned())));
+            }
+        } else if policy == Policy::Never {
             return Err(failed(ImageError::Never(asked.to_owned())));
         }
     }
     say(Severity::Normal, "Pulling", format!("Pulling image \"{asked}\""));
-    let (mut secrets, mut missing) = (Vec::new(), Vec::new());
-    for reference in spec(pod).image_pull_secrets.iter().flatten() {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        // A secret that is not there is passed over, as upstream does: the
-        // image may be public.
-        match ctx.objects.secrets.get(namespace, &reference.name, uid(pod)).await {
-            Ok(Some(secret)) => secrets.push(secret),
-            Ok(None) | Err(_) => missing.push(reference.name.as_str()),
-        }
-    }
-    if !missing.is_empty() {
+    let secrets = match secrets {
+        Some(secrets) => secrets,
+        None => pull_secrets(ctx, pod, &name).await,
+    };
+    if !secrets.missing.is_empty() {
         let message = format!(
             "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-            missing.join(", ")
+            secrets.missing.join(", ")
         );
         say(Severity::Warning, "FailedToRetrieveImagePullSecret", message);
     }
@@ -102,8 +108,7 @@ pub(in crate::pod) async fn find_image(
             say(Severity::Normal, "Pulling", message);
         }
     };
-    let credentials = images::credentials(&name, &secrets);
-    let pulled = ctx.images.pull(&name, &credentials, &told).await.map_err(failed)?;
+    let pulled = ctx.images.pull(&name, &secrets.found, &told).await.map_err(failed)?;
     let took = since.elapsed().as_millis();
     let size = pulled.image.size;
     let from = pulled.node.map(|node| format!(" from node {node}")).unwrap_or_default();
@@ -115,4 +120,25 @@ pub(in crate::pod) async fn find_image(
         ),
     );
     Ok(pulled.image)
+}
+
+/// What a pod brings to the registry of an image.
+struct PullSecrets<'a> {
+    /// The entries that are for the registry.
+    found: Vec<PullSecret>,
+    /// The names of Secrets that are not there. They are passed over, as upstream
+    /// does: the image may be public.
+    missing: Vec<&'a str>,
+}
+
+async fn pull_secrets<'a>(ctx: &Context, pod: &'a Pod, image: &str) -> PullSecrets<'a> {
+    let (mut secrets, mut missing) = (Vec::new(), Vec::new());
+    for reference in spec(pod).image_pull_secrets.iter().flatten() {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        match ctx.objects.secrets.get(namespace, &reference.name, uid(pod)).await {
+            Ok(Some(secret)) => secrets.push(secret),
+            Ok(None) | Err(_) => missing.push(reference.name.as_str()),
+        }
+    }
+    PullSecrets { found: images::pull_secrets(image, &secrets), missing }
 }
