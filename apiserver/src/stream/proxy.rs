@@ -14,6 +14,7 @@ use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rand::seq::IndexedRandom as _;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -114,7 +115,12 @@ pub(super) async fn forward(
     })?;
     let target = match info.resource.as_str() {
         "pods" => pod_target(object, asked.port),
-        _ => service_target(objects, info, object, asked.port),
+        _ => {
+            let slices = objects.list("discovery.k8s.io", "endpointslices", &info.namespace);
+            let targets = service_targets(&slices, object, asked.port);
+            // Any of them, so that none gets all requests.
+            targets.choose(&mut rand::rng()).cloned()
+        }
     };
     let Target { address, pod } = target.ok_or_else(|| {
         let (kind, name) = (info.resource.trim_end_matches('s'), &info.name);
@@ -305,41 +311,38 @@ fn pod_target(pod: &Value, port: Option<&str>) -> Option<Target> {
     Some(Target { address: SocketAddr::new(ip, port), pod })
 }
 
-fn service_target(
-    objects: &Objects,
-    info: &RequestInfo,
-    service: &Value,
-    port: Option<&str>,
-) -> Option<Target> {
-    let name = service["metadata"]["name"].as_str()?;
-    let ports = service["spec"]["ports"].as_array()?;
-    let wanted = match port {
-        Some(port) => ports.iter().find(|one| {
+/// Where the ready endpoints of a service are. `slices` are the EndpointSlices of
+/// its namespace.
+fn service_targets(slices: &[Value], service: &Value, port: Option<&str>) -> Vec<Target> {
+    let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut ports = ports.iter();
+    let named = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
+    let wanted = ports.find(|one| match port {
+        Some(port) => {
             one["name"] == port || port.parse::<u64>().is_ok_and(|number| one["port"] == number)
-        })?,
+        }
         // One of several has to be named.
-        None => ports.iter().find(|one| one["name"].as_str().unwrap_or_default().is_empty())?,
+        None => named(one).is_empty(),
+    });
+    let Some(wanted) = wanted.map(named) else { return Vec::new() };
+    let is_of_service = |slice: &&Value| {
+        slice["metadata"]["labels"]["kubernetes.io/service-name"] == service["metadata"]["name"]
     };
-    objects
-        .list("discovery.k8s.io", "endpointslices", &info.namespace)
-        .iter()
-        .filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == name)
-        .find_map(|slice| {
-            let same = |one: &&Value| {
-                one["name"].as_str().unwrap_or_default()
-                    == wanted["name"].as_str().unwrap_or_default()
-            };
-            let port = slice["ports"].as_array()?.iter().find(same)?;
-            let ready = |one: &&Value| one["conditions"]["ready"] != false;
-            let endpoint = slice["endpoints"].as_array()?.iter().find(ready)?;
+    let targets = slices.iter().filter(is_of_service).filter_map(|slice| {
+        let port = slice["ports"].as_array()?.iter().find(|one| named(one) == wanted)?;
+        let port = read_port(&port["port"])?;
+        let ready = slice["endpoints"].as_array()?.iter();
+        let ready = ready.filter(|endpoint| endpoint["conditions"]["ready"] != false);
+        Some(ready.filter_map(move |endpoint| {
             let ip = endpoint["addresses"][0].as_str()?.parse().ok()?;
-            let address = SocketAddr::new(ip, read_port(&port["port"])?);
             // A pod of this namespace, whatever the slice may say.
             let pod = Some(&endpoint["targetRef"]).filter(|target| target["kind"] == "Pod");
             let named = |value: &Value| value.as_str().map(str::to_owned);
             let pod = named(&endpoint["nodeName"]).zip(pod.and_then(|pod| named(&pod["name"])));
-            Some(Target { address, pod })
-        })
+            Some(Target { address: SocketAddr::new(ip, port), pod })
+        }))
+    });
+    targets.flatten().collect()
 }
 
 fn read_port(port: &Value) -> Option<u16> {
@@ -378,6 +381,41 @@ mod tests {
         assert_eq!(pod_target(&json!({ "status": {} }), None), None);
         let found = pod_target(&pod, None).and_then(|target| target.pod);
         assert_eq!(found, Some(("n".to_owned(), "p".to_owned())));
+    }
+
+    #[test]
+    fn a_service_leads_to_all_its_ready_endpoints() {
+        let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [
+            {"port": 80, "targetPort": 8080}, {"name": "admin", "port": 81, "targetPort": 8081}]}});
+        let slice = |service: &str, port: Value, endpoints: Value| {
+            let labels = json!({"kubernetes.io/service-name": service});
+            json!({"metadata": {"labels": labels}, "ports": port, "endpoints": endpoints})
+        };
+        let at = |ip: &str, ready: bool| {
+            json!({"addresses": [ip], "conditions": {"ready": ready}, "nodeName": "n",
+                   "targetRef": {"kind": "Pod", "name": ip}})
+        };
+        let web = json!([{"name": "", "port": 8080}, {"name": "admin", "port": 8081}]);
+        let slices = [
+            slice("other", web.clone(), json!([at("10.0.0.9", true)])),
+            slice("s", json!([{"name": "else", "port": 1}]), json!([at("10.0.0.8", true)])),
+            slice("s", web.clone(), json!([at("10.0.0.1", false), at("10.0.0.2", true)])),
+            slice("s", web, json!([at("10.0.0.3", true), at("no address", true)])),
+        ];
+        let cases: [(Option<&str>, &[&str]); 5] = [
+            (None, &["10.0.0.2:8080", "10.0.0.3:8080"]),
+            (Some("80"), &["10.0.0.2:8080", "10.0.0.3:8080"]),
+            (Some("81"), &["10.0.0.2:8081", "10.0.0.3:8081"]),
+            (Some("admin"), &["10.0.0.2:8081", "10.0.0.3:8081"]),
+            (Some("82"), &[]),
+        ];
+        for (port, expected) in cases {
+            let found = service_targets(&slices, &service, port);
+            let found: Vec<_> = found.iter().map(|one| one.address.to_string()).collect();
+            assert_eq!(found, expected, "{port:?}");
+        }
+        let pod = service_targets(&slices, &service, None).remove(0).pod;
+        assert_eq!(pod, Some(("n".to_owned(), "10.0.0.2".to_owned())));
     }
 
     #[test]
