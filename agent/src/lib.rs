@@ -1,18 +1,21 @@
 //! The node agent: what the API says should run on this node, runs.
 //!
-//! Reads the pods bound to its node and the config maps, secrets and services
-//! they name. Writes their status, events, its Node object and its lease.
+//! Reads the pods bound to its node, what they name (config maps, secrets,
+//! services, claims), and the other nodes, for routes and images. Writes the
+//! pods' status, events, its Node object and its lease.
 //!
 //! The modules in reading order: [`runtime`] is Docker behind a trait, with an
 //! in-memory twin; [`pod`] decides (`plan`, `status`) and acts (`apply`);
-//! [`probe`] asks containers how they are; [`volume`] lays out their files;
-//! [`network`] gives each pod an address; [`cgroup`] limits it as a whole; [`devices`] gives it GPUs; [`node`]
-//! reports the machine; [`eviction`] ends pods when it runs short, [`shutdown`]
-//! when it goes off; [`server`] answers the API server's calls for logs and
-//! exec.
+//! [`images`] brings what containers are made of, from a registry or another
+//! node; [`volume`] lays out their files; [`probe`] asks them how they are;
+//! [`network`] gives each pod an address; [`cgroup`] limits it as a whole;
+//! [`devices`] gives it GPUs; [`node`] reports the machine; [`eviction`] ends
+//! pods when it runs short, [`shutdown`] when it goes off; [`server`] answers
+//! the API server's calls for logs and exec; `join` makes the machine a node,
+//! and `agent` wires all of it.
 //!
-//! Left out: talking to other agents, and any store of its own. All state is
-//! in the API, in Docker's labels, and in files under the data directory.
+//! Left out: any store of its own. All state is in the API, in Docker's labels,
+//! and in files under the data directory.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -2,8 +2,9 @@
 //! removes these and no others, and who may use them.
 //!
 //! One JSON file, `DATA/agent/images.json`, for root alone: name of the image to
-//! the id it had when it came. A name that stands for another image by now was
-//! brought anew by somebody else, and is no longer ours.
+//! the id it had when it came, and to marks of the secrets that it came with. A
+//! name that stands for another image by now was brought anew by somebody else,
+//! and is no longer ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;

@@ -1,5 +1,5 @@
-//! The image of a container or of a volume, from this machine or from its
-//! registry.
+//! The image of a container or of a volume, from this machine, its registry or
+//! another node.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
