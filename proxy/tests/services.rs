@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -180,6 +180,33 @@ fn without_endpoints_a_client_is_told_at_once() {
         assert!(expected.contains(&refused), "UDP: {refused:?}");
     }
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[test]
+fn who_asks_for_a_name_during_a_restart_asks_again() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let clients = [scene.node.udp_client(), scene.one.udp_client()];
+    for client in &clients {
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert_eq!(ask(client, "10.96.0.10:53"), Err(ErrorKind::WouldBlock), "nothing is said");
+    }
+    // Another address of the host says that nobody listens there.
+    let refused = ask(&scene.one.udp_client(), "192.0.2.10:10053");
+    assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+    let server = scene.node.enter(|| UdpSocket::bind(base().dns_server).unwrap());
+    std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (_, from) = server.recv_from(&mut [0; 64]).unwrap();
+            server.send_to(b"an answer", from).unwrap();
+        }
+    });
+    for client in &clients {
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(ask(client, "10.96.0.10:53").unwrap(), "an answer");
+    }
 }
 
 #[test]

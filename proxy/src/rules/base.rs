@@ -20,7 +20,10 @@
 //!         ct status dnat ct original ip daddr SERVICE_CIDR ip saddr != CLUSTER_CIDR fib saddr type != local masquerade fully-random
 //!     }
 //!     chain forward         { type filter hook forward priority filter;  jump refuse }
-//!     chain output-filter   { type filter hook output priority filter;   jump refuse }
+//!     chain output-filter   { type filter hook output priority filter;
+//!         meta l4proto icmp ct original ip daddr 10.96.0.10 drop
+//!         jump refuse
+//!     }
 //!     chain refuse {
 //!         ip daddr SERVICE_CIDR goto reject
 //!         ip daddr . meta l4proto . th dport @refused goto reject
@@ -39,6 +42,10 @@
 //! **Refusing.** After translation no packet has a destination in the service
 //! range any more. One that has belongs to no Service, or to one without
 //! endpoints, and is refused at once instead of timing out.
+//!
+//! **Restarts.** While nothing listens on the DNS server's port the kernel would
+//! answer questions with an error, which resolvers take for the last word.
+//! Without it they ask again after some seconds, when a restarted agent answers.
 //!
 //! **Hairpin.** A pod that reaches itself through its own Service would answer
 //! itself directly and be confused by the foreign address. The rule asks
@@ -115,7 +122,19 @@ pub fn plan_base(config: &BaseConfig) -> Fragment {
         ],
     );
     add("forward", hook("filter", "forward", 0), vec![vec![jump("refuse")].into()]);
-    add("output-filter", hook("filter", "output", 0), vec![vec![jump("refuse")].into()]);
+    add(
+        "output-filter",
+        hook("filter", "output", 0),
+        vec![
+            vec![
+                matches(meta("l4proto"), "==", "icmp"),
+                matches(original_daddr(), "==", config.cluster_dns.to_string()),
+                json!({"drop": null}),
+            ]
+            .into(),
+            vec![jump("refuse")].into(),
+        ],
+    );
     add(
         "refuse",
         None,
