@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::images::Images;
 use crate::node::{Kind, Pressures, Shortage};
-use crate::pod::manager::Directory;
+use crate::pod::directory::Directory;
 use crate::pod::model::{Disruption, EVICTION_GRACE, uid};
 use crate::pod::plan::spec_grace;
 use crate::runtime::{Container, Result, Runtime, labels};

@@ -17,7 +17,7 @@ use super::admit::fit::{NodeFacts, Place, misfit, rests_on_node};
 use super::admit::preempt::victims;
 use super::admit::{Host, Refusal, refusal, was_taken, without_devices};
 use super::container::Owner;
-use super::manager::Directory;
+use super::directory::Directory;
 use super::model::uid;
 use super::objects::Objects;
 use crate::cgroup::PodCgroups;
@@ -141,11 +141,11 @@ impl Context {
             return refused;
         }
         let known = self.node.borrow().clone();
-        let mut refused = self.misfit(pod, &known);
+        let mut refused = self.ensure_room(pod, &known);
         if refused.as_ref().is_some_and(rests_on_node)
             && let Some(node) = self.ask_for_node().await
         {
-            refused = self.misfit(pod, &node);
+            refused = self.ensure_room(pod, &node);
         }
         if refused.is_some() {
             self.devices.release(uid(pod));
@@ -153,8 +153,9 @@ impl Context {
         refused
     }
 
-    /// Why there is no place for the pod, even if others go for it.
-    fn misfit(&self, pod: &Pod, node: &NodeFacts) -> Option<Refusal> {
+    /// Sends others away if a critical pod needs their room. Why there is no place
+    /// for the pod all the same.
+    fn ensure_room(&self, pod: &Pod, node: &NodeFacts) -> Option<Refusal> {
         let others = self.pods.with_room(uid(pod));
         let (name, allocatable) = (self.config.node_name.as_str(), &self.allocatable);
         let place = Place { name, node, allocatable, others: &others };

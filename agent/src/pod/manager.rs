@@ -8,7 +8,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -25,8 +25,9 @@ use tracing::{Instrument, info, info_span, warn};
 use super::admit::{Refusal, is_new, was_taken};
 use super::api;
 use super::context::Context;
+use super::directory::Directory;
 use super::inbox::Inbox;
-use super::model::{Disruption, Health, has_ended, uid};
+use super::model::{has_ended, uid};
 use super::static_pods::{Folder, mirrored};
 use super::worker::Worker;
 use crate::eviction::limits;
@@ -34,105 +35,6 @@ use crate::runtime::{Container, Event, EventKind, RuntimeError, labels};
 
 /// How long nothing has come or gone before memory is given back.
 const SETTLED: Duration = Duration::from_secs(5);
-
-/// The inboxes of all workers, by pod UID.
-#[derive(Default)]
-pub struct Directory {
-    inboxes: Mutex<BTreeMap<String, Arc<Inbox>>>,
-    /// Told of pods with limits on their use of disk.
-    limited: Notify,
-    /// Held while it is decided whether a resize may begin.
-    pub(super) resizing: Mutex<()>,
-}
-
-impl Directory {
-    fn get(&self, uid: &str) -> Option<Arc<Inbox>> {
-        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
-    }
-
-    /// An object that a pod refers to changed.
-    pub fn objects_changed(&self, uid: &str) {
-        if let Some(inbox) = self.get(uid) {
-            inbox.objects();
-        }
-    }
-
-    /// A container's probes have a new verdict.
-    pub fn health(&self, uid: &str, id: &str, health: Health) {
-        if let Some(inbox) = self.get(uid) {
-            inbox.health(id, health);
-        }
-    }
-
-    /// A pod has gone or asks for something else: one that waits for room looks
-    /// again.
-    fn room_changed(&self) {
-        for inbox in self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            inbox.room_changed();
-        }
-    }
-
-    /// The pod has to go from this node.
-    pub fn disrupt(&self, uid: &str, why: Disruption) {
-        if let Some(inbox) = self.get(uid) {
-            inbox.disrupt(why);
-        }
-    }
-
-    /// The pod has to go for a critical one, which need not count with it.
-    pub(super) fn preempt(&self, uid: &str) {
-        if let Some(inbox) = self.get(uid) {
-            inbox.leave_room();
-            inbox.disrupt(Disruption::Preempted);
-        }
-    }
-
-    /// Waits until nothing runs any more of these pods, and the API knows it as
-    /// far as it answers.
-    pub async fn all_over(&self, uids: &[&str]) {
-        let inboxes = uids.iter().filter_map(|uid| self.get(uid));
-        let waits: Vec<_> = inboxes.map(|inbox| inbox.over()).collect();
-        for mut over in waits {
-            // An error means that its worker is gone, and nothing is left.
-            let _ = over.wait_for(|over| *over).await;
-        }
-    }
-
-    /// Waits until a pod comes or changes whose use of disk is limited.
-    pub async fn limited_pod_came(&self) {
-        self.limited.notified().await;
-    }
-
-    /// The pods that have a worker.
-    pub fn pods(&self) -> Vec<Arc<Pod>> {
-        let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        inboxes.values().filter_map(|inbox| inbox.latest()).collect()
-    }
-
-    /// The same, and whether the resize that they ask for was let begin.
-    pub(super) fn pods_and_resizes(&self) -> Vec<(Arc<Pod>, bool)> {
-        let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        let pods = inboxes.values().filter_map(|inbox| Some((inbox, inbox.latest()?)));
-        pods.map(|(inbox, pod)| (pod.clone(), inbox.resizes(&pod))).collect()
-    }
-
-    /// The pods that another one has to find room beside.
-    pub(super) fn with_room(&self, other_than: &str) -> Vec<Arc<Pod>> {
-        let inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        let stay = inboxes.iter().filter(|(uid, one)| *uid != other_than && !one.leaves_room());
-        stay.filter_map(|(_, inbox)| inbox.latest()).collect()
-    }
-
-    /// How many pods there are.
-    pub fn len(&self) -> usize {
-        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// How long to wait before asking a runtime again that did not answer.
 const RUNTIME_RETRY_MIN: Duration = Duration::from_millis(250);
@@ -238,7 +140,7 @@ impl Manager {
                             _ => "the event stream ended".into(),
                         };
                         warn!(reason, "lost the container runtime, reconnecting");
-                        self.inboxes().values().for_each(|inbox| inbox.runtime_lost());
+                        self.directory.inboxes().values().for_each(|inbox| inbox.runtime_lost());
                         self.runtime_tx.send_replace(Some(reason));
                         let Some(events) = self.connect().await else { break };
                         runtime_events = events;
@@ -264,10 +166,6 @@ impl Manager {
             .any_semantic()
             .fields(&format!("spec.nodeName={}", self.ctx.config.node_name));
         skiff_client::watch(Api::all(self.ctx.client.clone()), config)
-    }
-
-    fn inboxes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Inbox>>> {
-        self.directory.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the event stream and lists, in this order, so that nothing is
@@ -306,7 +204,7 @@ impl Manager {
         for (uid, containers) in &sorted {
             self.ctx.devices.adopt(uid, containers);
         }
-        for (uid, inbox) in self.inboxes().iter() {
+        for (uid, inbox) in self.directory.inboxes().iter() {
             inbox.containers(sorted.get(uid).cloned().unwrap_or_default());
         }
         self.containers = sorted;
@@ -354,7 +252,7 @@ impl Manager {
             }
             watcher::Event::InitDone => {
                 let listing = std::mem::take(&mut self.listing);
-                for (uid, inbox) in self.inboxes().iter() {
+                for (uid, inbox) in self.directory.inboxes().iter() {
                     if !listing.contains(uid) && !self.statics.contains_key(uid) {
                         inbox.gone();
                     }
@@ -455,7 +353,7 @@ impl Manager {
         }
         // Who lists pods from now on finds this one.
         inbox.remember(pod.clone());
-        self.inboxes().insert(uid.clone(), inbox.clone());
+        self.directory.inboxes().insert(uid.clone(), inbox.clone());
         let found = self.containers.remove(&uid).unwrap_or_default();
         let meta = &pod.metadata;
         let span = info_span!("pod", namespace = meta.namespace, name = meta.name);
@@ -478,7 +376,7 @@ impl Manager {
         match ended {
             Ok(uid) => {
                 self.settles_at = Some(Instant::now() + SETTLED);
-                self.inboxes().remove(&uid);
+                self.directory.inboxes().remove(&uid);
                 self.containers.remove(&uid);
                 self.directory.room_changed();
             }

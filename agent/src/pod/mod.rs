@@ -18,6 +18,7 @@ pub mod plan;
 pub mod resize;
 pub mod status;
 
+pub mod directory;
 pub mod inbox;
 pub mod manager;
 mod report;

@@ -36,7 +36,7 @@ use self::logind::{Logind, Notices};
 use self::plan::GracePeriods;
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
-use crate::pod::manager::Directory;
+use crate::pod::directory::Directory;
 use crate::pod::model::{Disruption, uid};
 
 /// What logind is asked for beyond the pods' time: the last of them is killed
