@@ -27,6 +27,7 @@ use crate::node::{Health, NodeAgent};
 use crate::pod::accounts::ImageAccounts;
 use crate::pod::context::Context;
 use crate::pod::directory::Directory;
+use crate::pod::exclusive::ExclusiveClaims;
 use crate::pod::manager::Manager;
 use crate::pod::objects::Objects;
 use crate::pod::static_pods::Folder;
@@ -179,6 +180,7 @@ async fn run_on(
         network,
         images,
         accounts: ImageAccounts::default(),
+        exclusive: ExclusiveClaims::default(),
         pods: directory.clone(),
         objects,
         recorder,

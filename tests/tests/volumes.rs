@@ -85,6 +85,21 @@ fn data_outlives_pods_and_images_reach_every_node() {
     lab.wait("no claims and volumes", LIMIT, &["get", "pvc,pv", "--no-headers"], str::is_empty);
     assert!(!std::path::Path::new(&folder).exists(), "{folder} is left");
 
+    step("a claim for one pod is for one, also for pods that come past the scheduler");
+    create(&claim("alone", "").replace("ReadWriteOnce", "ReadWriteOncePod"));
+    create(&pod("first", "alone", "sleep 3600"));
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/first", "--timeout=60s"]).ok();
+    let node = field(&lab, "pod/first", ".spec.nodeName");
+    let second = pod("second", "alone", "sleep 3600");
+    create(&second.replace("spec:\n", &format!("spec:\n  nodeName: {node}\n")));
+    lab.wait("why it waits", LIMIT, &["describe", "pod", "second"], |said| {
+        said.contains("ReadWriteOncePod access mode and is already in use by another pod")
+    });
+    lab.kubectl(&["delete", "pod", "first", "--now"]).ok();
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/second", "--timeout=60s"]).ok();
+    lab.kubectl(&["delete", "pod/second", "pvc/alone", "--now"]).ok();
+    lab.wait("no claims and volumes", LIMIT, &["get", "pvc,pv", "--no-headers"], str::is_empty);
+
     step("a volume made by hand binds to the claim that fits, and is kept");
     let mine = tempfile::tempdir().unwrap();
     let path = mine.path().to_str().unwrap();

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::apply::find_image;
 use super::context::Context;
+use super::exclusive::is_exclusive;
 use super::model::{spec, uid};
 use super::report::is_ours;
 use crate::images::Policy;
@@ -186,7 +187,13 @@ impl Lookup for ApiLookup<'_> {
             volume.ok_or_else(|| format!("persistentvolumeclaim \"{claim}\" is not bound"))?;
         let volumes: Api<PersistentVolume> = Api::all(self.ctx.client.clone());
         let volume = volumes.get(volume).await.map_err(|error| chain(&error))?;
-        persistent::refused_volume(&volume, &found).map_or(Ok(volume), Err)
+        if let Some(why) = persistent::refused_volume(&volume, &found) {
+            return Err(why);
+        }
+        if is_exclusive(&volume) {
+            self.ctx.exclusive.take(self.pod, claim, &self.ctx.pods.pods())?;
+        }
+        Ok(volume)
     }
 
     async fn image(&self, source: &ImageVolumeSource) -> Result<Tar, NoImage> {

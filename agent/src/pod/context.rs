@@ -18,6 +18,7 @@ use super::admit::preempt::victims;
 use super::admit::{Host, Refusal, refusal, was_taken, without_devices};
 use super::container::Owner;
 use super::directory::Directory;
+use super::exclusive::ExclusiveClaims;
 use super::model::uid;
 use super::objects::Objects;
 use crate::cgroup::PodCgroups;
@@ -84,6 +85,8 @@ pub struct Context {
     pub images: Images,
     /// The users and groups of images.
     pub accounts: ImageAccounts,
+    /// Claims that only one pod at a time may use.
+    pub exclusive: ExclusiveClaims,
     /// All pods of this node.
     pub pods: Arc<Directory>,
     /// Config maps, secrets, services.

@@ -33,6 +33,7 @@ pub mod accounts;
 pub mod container;
 pub mod env;
 mod env_file;
+pub mod exclusive;
 pub mod files;
 pub mod hooks;
 pub mod objects;

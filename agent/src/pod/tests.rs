@@ -28,6 +28,7 @@ use super::accounts::ImageAccounts;
 use super::admit::fit::NodeFacts;
 use super::context::{Context, Network};
 use super::directory::Directory;
+use super::exclusive::ExclusiveClaims;
 use super::fake_api::FakeApi;
 use super::manager::Manager;
 use super::objects::Objects;
@@ -188,6 +189,7 @@ impl<R: Runtime> TestNode<R> {
             cgroups: self.cgroups.clone(),
             images,
             accounts: ImageAccounts::default(),
+            exclusive: ExclusiveClaims::default(),
             pods: directory.clone(),
             objects,
             recorder,
