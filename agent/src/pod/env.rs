@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, FileKeySelector, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret,
-    Service,
+    ConfigMap, Container, EnvFromSource, EnvVarSource, FileKeySelector, ObjectFieldSelector, Pod,
+    ResourceFieldSelector, Secret, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_api::quantity::Quantity as Amount;
@@ -55,93 +55,98 @@ pub fn resolve(
     sources: &Sources,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let mut env = Env::default();
-    let links = spec(pod).enable_service_links.unwrap_or(true);
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    for service in &sources.services {
-        let meta = &service.metadata;
-        let master = meta.namespace.as_deref() == Some("default")
-            && meta.name.as_deref() == Some("kubernetes");
-        if master || (links && meta.namespace.as_deref() == Some(namespace)) {
-            service_variables(service, &mut env);
-        }
+    for service in services_told(pod, sources) {
+        service_variables(service, &mut env);
     }
     for from in container.env_from.iter().flatten() {
-        let prefix = from.prefix.as_deref().unwrap_or_default();
-        if let Some(reference) = &from.config_map_ref {
-            match sources.config_maps.get(&reference.name).cloned().flatten() {
-                Some(map) => map
-                    .data
-                    .iter()
-                    .flatten()
-                    .for_each(|(key, value)| env.set(format!("{prefix}{key}"), value.clone())),
-                None if reference.optional == Some(true) => {}
-                None => {
-                    return Err(EnvError(format!("configmap \"{}\" not found", reference.name)));
-                }
-            }
-        }
-        if let Some(reference) = &from.secret_ref {
-            match sources.secrets.get(&reference.name).cloned().flatten() {
-                Some(secret) => {
-                    for (key, value) in secret.data.iter().flatten() {
-                        env.set(
-                            format!("{prefix}{key}"),
-                            String::from_utf8_lossy(&value.0).into_owned(),
-                        );
-                    }
-                }
-                None if reference.optional == Some(true) => {}
-                None => return Err(EnvError(format!("secret \"{}\" not found", reference.name))),
-            }
-        }
+        take_all(from, sources, &mut env)?;
     }
     for variable in container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
             (Some(value), None) => Some(expand(value, |name| env.get(name))),
             (_, None) => Some(String::new()),
-            (_, Some(from)) => {
-                if let Some(field) = &from.field_ref {
-                    Some(field_value(pod, field, sources)?)
-                } else if let Some(resource) = &from.resource_field_ref {
-                    Some(resource_value(pod, container, resource, &sources.allocatable)?)
-                } else if let Some(key) = &from.config_map_key_ref {
-                    let map = sources.config_maps.get(&key.name).cloned().flatten();
-                    let found = map.as_ref().map(|map| config_map_value(map, &key.key));
-                    referenced(
-                        found,
-                        key.optional,
-                        ("configmap", "ConfigMap"),
-                        namespace,
-                        &key.name,
-                        &key.key,
-                    )?
-                } else if let Some(key) = &from.secret_key_ref {
-                    let secret = sources.secrets.get(&key.name).cloned().flatten();
-                    let found = secret.as_ref().map(|secret| {
-                        let bytes = secret.data.as_ref().and_then(|data| data.get(&key.key));
-                        bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
-                    });
-                    referenced(
-                        found,
-                        key.optional,
-                        ("secret", "Secret"),
-                        namespace,
-                        &key.name,
-                        &key.key,
-                    )?
-                } else if let Some(key) = &from.file_key_ref {
-                    let file = (key.volume_name.clone(), key.path.clone());
-                    file_value(sources.files.get(&file), key)?
-                } else {
-                    Some(String::new())
-                }
-            }
+            (_, Some(from)) => value_from(pod, container, from, sources)?,
         };
         if let Some(value) = value {
             env.set(variable.name.clone(), value);
         }
     }
     Ok(env.entries)
+}
+
+/// The services that the pod is told of: those beside it, unless it wants none,
+/// and the API server's in any case.
+fn services_told<'a>(pod: &Pod, sources: &'a Sources) -> impl Iterator<Item = &'a Service> {
+    let links = spec(pod).enable_service_links.unwrap_or(true);
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    sources.services.iter().map(AsRef::as_ref).filter(move |service| {
+        let meta = &service.metadata;
+        let master = meta.namespace.as_deref() == Some("default")
+            && meta.name.as_deref() == Some("kubernetes");
+        master || (links && meta.namespace.as_deref() == Some(namespace.as_str()))
+    })
+}
+
+/// One entry of `envFrom`: everything that a config map or a secret has.
+fn take_all(from: &EnvFromSource, sources: &Sources, env: &mut Env) -> Result<(), EnvError> {
+    let prefix = from.prefix.as_deref().unwrap_or_default();
+    if let Some(reference) = &from.config_map_ref {
+        match sources.config_maps.get(&reference.name).cloned().flatten() {
+            Some(map) => {
+                for (key, value) in map.data.iter().flatten() {
+                    env.set(format!("{prefix}{key}"), value.clone());
+                }
+            }
+            None if reference.optional == Some(true) => {}
+            None => return Err(EnvError(format!("configmap \"{}\" not found", reference.name))),
+        }
+    }
+    if let Some(reference) = &from.secret_ref {
+        match sources.secrets.get(&reference.name).cloned().flatten() {
+            Some(secret) => {
+                for (key, value) in secret.data.iter().flatten() {
+                    let value = String::from_utf8_lossy(&value.0).into_owned();
+                    env.set(format!("{prefix}{key}"), value);
+                }
+            }
+            None if reference.optional == Some(true) => {}
+            None => return Err(EnvError(format!("secret \"{}\" not found", reference.name))),
+        }
+    }
+    Ok(())
+}
+
+/// The value of one variable that is somewhere else; `None` when that is
+/// optional and missing.
+fn value_from(
+    pod: &Pod,
+    container: &Container,
+    from: &EnvVarSource,
+    sources: &Sources,
+) -> Result<Option<String>, EnvError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    if let Some(field) = &from.field_ref {
+        field_value(pod, field, sources).map(Some)
+    } else if let Some(resource) = &from.resource_field_ref {
+        resource_value(pod, container, resource, &sources.allocatable).map(Some)
+    } else if let Some(key) = &from.config_map_key_ref {
+        let map = sources.config_maps.get(&key.name).cloned().flatten();
+        let found = map.as_ref().map(|map| config_map_value(map, &key.key));
+        let kind = ("configmap", "ConfigMap");
+        referenced(found, key.optional, kind, namespace, &key.name, &key.key)
+    } else if let Some(key) = &from.secret_key_ref {
+        let secret = sources.secrets.get(&key.name).cloned().flatten();
+        let found = secret.as_ref().map(|secret| {
+            let bytes = secret.data.as_ref().and_then(|data| data.get(&key.key));
+            bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
+        });
+        referenced(found, key.optional, ("secret", "Secret"), namespace, &key.name, &key.key)
+    } else if let Some(key) = &from.file_key_ref {
+        let file = (key.volume_name.clone(), key.path.clone());
+        file_value(sources.files.get(&file), key)
+    } else {
+        Ok(Some(String::new()))
+    }
 }
 
 fn config_map_value(map: &ConfigMap, key: &str) -> Option<String> {
