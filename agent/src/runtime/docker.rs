@@ -30,6 +30,7 @@ use tracing::debug;
 
 use super::archive::{self, Entry};
 use super::docker_convert as convert;
+use super::docker_errors::{from_docker, gone_is_fine};
 use super::processes;
 use super::repeats::Repeats;
 use super::terminal_log;
@@ -486,14 +487,6 @@ const FILE_BYTES: usize = 1 << 20;
 /// How many links lead to a file at most.
 const LINKS: usize = 8;
 
-/// A container that is not there is stopped, killed and removed already.
-fn gone_is_fine(result: std::result::Result<(), Error>) -> Result<()> {
-    match result.map_err(from_docker) {
-        Err(RuntimeError::NotFound(_)) => Ok(()),
-        other => other,
-    }
-}
-
 fn output(piece: std::result::Result<LogOutput, Error>) -> Option<Result<Output>> {
     match piece {
         Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
@@ -504,36 +497,4 @@ fn output(piece: std::result::Result<LogOutput, Error>) -> Option<Result<Output>
         Ok(LogOutput::StdIn { .. }) => None,
         Err(error) => Some(Err(from_docker(error))),
     }
-}
-
-/// Sorts Docker's errors by what a caller does about them.
-fn from_docker(error: Error) -> RuntimeError {
-    match error {
-        // `stop` and `start` answer 304 when there is nothing to do; bollard
-        // treats it as success.
-        Error::DockerResponseServerError { status_code: 404, message } => {
-            RuntimeError::NotFound(message)
-        }
-        Error::DockerResponseServerError { status_code: 409, message } => {
-            RuntimeError::Conflict(message)
-        }
-        Error::DockerResponseServerError { message, .. } => RuntimeError::Refused(message),
-        Error::DockerStreamError { error } => RuntimeError::Refused(error),
-        Error::DockerContainerWaitError { error, .. } => RuntimeError::Refused(error),
-        Error::SocketNotFoundError(path) => {
-            RuntimeError::Unavailable(format!("{path} does not exist"))
-        }
-        Error::RequestTimeoutError => RuntimeError::Unavailable("no answer in time".into()),
-        other => RuntimeError::Unavailable(root_cause(&other)),
-    }
-}
-
-/// What an error comes from in the end: the layers above only say that there is
-/// one.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -1,8 +1,7 @@
 //! A runtime without processes: containers are entries in a map.
 //!
-//! Tests drive it (`exit`, `fail_start`, `go_down`), and hollow nodes of scale
-//! tests run on it. It keeps the contract of [`Runtime`]; the tests in
-//! `conformance` hold it to what Docker does.
+//! Tests drive it (`exit`, `fail_start`, `set_down`). It keeps the contract of
+//! [`Runtime`]; the tests in `conformance` hold it to what Docker does.
 
 mod knobs;
 

@@ -5,13 +5,13 @@
 //! [`crate::pod`] and read back after a restart.
 //!
 //! Two implementations pass the same tests (`conformance`): [`docker::Docker`]
-//! and the in-memory [`memory::Memory`], which also serves as the hollow
-//! runtime of scale tests.
+//! and the in-memory [`memory::Memory`], on which the tests of the agent run.
 
 mod archive;
 pub mod daemon;
 pub mod docker;
 mod docker_convert;
+mod docker_errors;
 pub mod labels;
 pub mod memory;
 mod processes;
