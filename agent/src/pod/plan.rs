@@ -414,5 +414,4 @@ pub fn is_pull(failure: &Failure) -> bool {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;
