@@ -128,11 +128,13 @@ fn mount(mount: &Mount) -> bollard::models::Mount {
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
         bind_options: Some(MountBindOptions {
-            propagation: Some(match mount.propagation {
-                Propagation::Private => MountBindOptionsPropagationEnum::RPRIVATE,
-                Propagation::HostToContainer => MountBindOptionsPropagationEnum::RSLAVE,
-                Propagation::Bidirectional => MountBindOptionsPropagationEnum::RSHARED,
-            }),
+            propagation: match mount.propagation {
+                // The engine's own choice: private, but for a mount that
+                // contains its data directory, which it refuses as private.
+                Propagation::Private => None,
+                Propagation::HostToContainer => Some(MountBindOptionsPropagationEnum::RSLAVE),
+                Propagation::Bidirectional => Some(MountBindOptionsPropagationEnum::RSHARED),
+            },
             ..Default::default()
         }),
         ..Default::default()
@@ -302,6 +304,21 @@ mod tests {
     use bollard::models::ContainerState;
 
     use super::*;
+
+    #[test]
+    fn a_private_mount_leaves_its_propagation_to_the_engine() {
+        use MountBindOptionsPropagationEnum::{RSHARED, RSLAVE};
+        let cases = [
+            (Propagation::Private, None),
+            (Propagation::HostToContainer, Some(RSLAVE)),
+            (Propagation::Bidirectional, Some(RSHARED)),
+        ];
+        for (propagation, expected) in cases {
+            let (source, target) = ("/".to_owned(), "/host".to_owned());
+            let made = mount(&Mount { source, target, read_only: false, propagation });
+            assert_eq!(made.bind_options.unwrap().propagation, expected, "{propagation:?}");
+        }
+    }
 
     #[test]
     fn only_an_engine_of_root_has_cgroups_to_set() {
