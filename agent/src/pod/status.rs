@@ -25,7 +25,9 @@ use super::resources::qos_class;
 use super::restart::{ended_for_good, restarts};
 use crate::runtime::{State, labels};
 pub use container::user_in;
-use container::{container_user, image_id, message_bytes, mount_statuses, terminated, waiting};
+use container::{
+    close, container_user, image_id, message_bytes, mount_statuses, terminated, waiting,
+};
 
 /// The node has no room for a resize.
 pub const RESIZE_PENDING: &str = "PodResizePending";
@@ -78,6 +80,9 @@ pub fn compute(pod: &Pod, observed: &Observed, node_ips: &[IpAddr], now: Timesta
         // It was refused and has no containers to tell of, and never will.
         container_statuses.clear();
         init_statuses.clear();
+    }
+    if done {
+        view.close(&mut init_statuses, &mut container_statuses);
     }
     let (reason, message) = match ended {
         Some(Outcome::DeadlineExceeded) => (
@@ -367,6 +372,19 @@ impl View<'_> {
         let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
         let known = all.filter(|known| known.name == container.name);
         known.filter_map(|known| known.resources.clone()).next()
+    }
+
+    /// Of an ended pod nothing waits any more: a container that has no end of
+    /// its own has failed, unless its turn had not come.
+    fn close(&self, inits: &mut [ContainerStatus], containers: &mut [ContainerStatus]) {
+        let own = spec(self.pod).init_containers.as_deref().unwrap_or_default();
+        let done = own.iter().take_while(|init| self.is_initialized(init)).count();
+        for status in inits.iter_mut().take(done + 1) {
+            close(status);
+        }
+        if done == own.len() {
+            containers.iter_mut().for_each(close);
+        }
     }
 
     /// The state of a container that has not been started yet.

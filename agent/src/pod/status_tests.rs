@@ -260,6 +260,49 @@ fn a_deleted_pod_ends_as_its_containers_did() {
 }
 
 #[test]
+fn nothing_of_an_ended_pod_waits() {
+    let spec = json!({
+        "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}, {"name": "b"}],
+    });
+    let states = |found: Observed| {
+        let mut deleted = pod(spec.clone());
+        deleted.metadata.deletion_timestamp = Some(Time(at(1030)));
+        let status = compute(&deleted, &found, &[], at(1000));
+        assert_eq!(status.phase.as_deref(), Some("Failed"));
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let said = all.map(|one| match one.state.clone().unwrap() {
+            ContainerState { terminated: Some(end), .. } => {
+                format!("{} {}", end.reason.unwrap(), end.exit_code)
+            }
+            state => state.waiting.unwrap().reason.unwrap(),
+        });
+        said.collect::<Vec<_>>().join(", ")
+    };
+    let unknown = "ContainerStatusUnknown 137";
+    let good = |name| container(name, 0, exited(0, false));
+    let cases = [
+        (
+            "nothing began",
+            observed(vec![]),
+            format!("{unknown}, PodInitializing, PodInitializing, PodInitializing"),
+        ),
+        (
+            "the second init container did not begin",
+            observed(vec![good("i")]),
+            format!("Completed 0, {unknown}, PodInitializing, PodInitializing"),
+        ),
+        (
+            "its image did not come",
+            observed(vec![good("i"), good("j"), good("a")]),
+            format!("Completed 0, Completed 0, Completed 0, {unknown}"),
+        ),
+    ];
+    for (name, found, expected) in cases {
+        assert_eq!(states(found), expected, "{name}");
+    }
+}
+
+#[test]
 fn what_all_containers_say_at_their_end_fits_into_a_status() {
     let names: Vec<String> = (0..6).map(|index| format!("c{index}")).collect();
     let spec =

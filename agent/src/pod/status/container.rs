@@ -1,8 +1,8 @@
 //! Parts of a container's status. Pure.
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateTerminated, ContainerStateWaiting, ContainerUser,
-    LinuxContainerUser, Pod, PodStatus, VolumeMount, VolumeMountStatus,
+    Container, ContainerState, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser, Pod, PodStatus, VolumeMount, VolumeMountStatus,
 };
 
 use super::super::model::{Attempt, all_containers};
@@ -58,6 +58,21 @@ pub(super) fn waiting(reason: &str, message: String) -> ContainerState {
         message: (!message.is_empty()).then_some(message),
     };
     ContainerState { waiting: Some(waiting), ..Default::default() }
+}
+
+/// Ends a container of which nothing tells how it ended, or that never began.
+/// The reason, the words and the code are upstream's.
+pub(super) fn close(status: &mut ContainerStatus) {
+    if status.state.as_ref().is_some_and(|state| state.terminated.is_some()) {
+        return;
+    }
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        message: Some("The container could not be located when the pod was terminated".to_owned()),
+        reason: Some("ContainerStatusUnknown".to_owned()),
+        ..Default::default()
+    };
+    status.state = Some(ContainerState { terminated: Some(terminated), ..Default::default() });
 }
 
 /// What all containers of a pod may say together when they end, in bytes;
