@@ -1,7 +1,7 @@
 //! Asks once: a command in the container, an HTTP request, a connection, or
 //! gRPC's health service. Connections come from the node to the pod's address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
@@ -40,25 +40,40 @@ pub(super) struct Check {
 
 enum Action {
     Exec(Vec<String>),
-    Http(Result<http::Request, String>),
-    Tcp(Option<SocketAddr>),
-    Grpc { to: Option<SocketAddr>, service: String },
+    Http(http::Request),
+    Tcp(String, u16),
+    Grpc {
+        to: SocketAddr,
+        service: String,
+    },
+    /// There is nobody to ask.
+    Nobody(String),
 }
 
 impl Check {
     pub(super) fn of(probe: &Probe, target: &Target) -> Self {
         let timeout = u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1);
-        let address = |host: Option<IpAddr>, port: Option<u16>| Some(SocketAddr::new(host?, port?));
         let action = if let Some(exec) = &probe.exec {
             Action::Exec(exec.command.clone().unwrap_or_default())
         } else if let Some(get) = &probe.http_get {
-            Action::Http(http::Request::of(get, target.host, &target.container))
+            let request =
+                http::Request::of(get, target.host, &target.container, http::Purpose::Probe);
+            request.map_or_else(Action::Nobody, Action::Http)
         } else if let Some(socket) = &probe.tcp_socket {
-            let host = socket.host.as_deref().and_then(|host| host.parse().ok()).or(target.host);
-            Action::Tcp(address(host, port_number(&socket.port, &target.container)))
+            let host = socket.host.clone().filter(|host| !host.is_empty());
+            let host = host.or(target.host.map(|host| host.to_string()));
+            match host.zip(port_number(&socket.port, &target.container)) {
+                Some((host, port)) => Action::Tcp(host, port),
+                None => Action::Nobody(NO_ADDRESS.to_owned()),
+            }
         } else if let Some(grpc) = &probe.grpc {
-            let to = address(target.host, u16::try_from(grpc.port).ok());
-            Action::Grpc { to, service: grpc.service.clone().unwrap_or_default() }
+            match target.host.zip(u16::try_from(grpc.port).ok()) {
+                Some(to) => Action::Grpc {
+                    to: to.into(),
+                    service: grpc.service.clone().unwrap_or_default(),
+                },
+                None => Action::Nobody(NO_ADDRESS.to_owned()),
+            }
         } else {
             Action::Exec(Vec::new())
         };
@@ -69,8 +84,11 @@ impl Check {
         match &self.action {
             Action::Exec(command) => self.exec(runtime, command).await,
             Action::Http(request) => self.get(request).await.into(),
-            Action::Tcp(to) => self.connect(*to).await.into(),
-            Action::Grpc { to, service } => self.grpc(*to, service).await.into(),
+            Action::Tcp(host, port) => self.connect(host, *port).await.into(),
+            Action::Grpc { to, service } => {
+                grpc::health(*to, service, self.timeout).await.map(|()| None).into()
+            }
+            Action::Nobody(why) => Outcome::Unknown(why.clone()),
         }
     }
 
@@ -100,8 +118,7 @@ impl Check {
         }
     }
 
-    async fn get(&self, request: &Result<http::Request, String>) -> Result<Option<String>, String> {
-        let request = request.as_ref().map_err(Clone::clone)?;
+    async fn get(&self, request: &http::Request) -> Result<Option<String>, String> {
         let answer = http::get(request, self.timeout).await?;
         match answer.status {
             // It leads to another host, where nobody looks.
@@ -113,17 +130,59 @@ impl Check {
         }
     }
 
-    async fn connect(&self, to: Option<SocketAddr>) -> Result<Option<String>, String> {
-        let to = to.ok_or(NO_ADDRESS)?;
-        match timeout(self.timeout, TcpStream::connect(to)).await {
+    async fn connect(&self, host: &str, port: u16) -> Result<Option<String>, String> {
+        let to = http::authority(host, port);
+        match timeout(self.timeout, TcpStream::connect((host, port))).await {
             Ok(Ok(_)) => Ok(None),
-            Ok(Err(error)) => Err(http::dial_error(&to.to_string(), &error)),
+            Ok(Err(error)) => Err(http::dial_error(&to, &error)),
             Err(_) => Err(format!("dial tcp {to}: i/o timeout")),
         }
     }
+}
 
-    async fn grpc(&self, to: Option<SocketAddr>, service: &str) -> Result<Option<String>, String> {
-        let to = to.ok_or(NO_ADDRESS)?;
-        grpc::health(to, service, self.timeout).await.map(|()| None)
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::runtime::memory::Memory;
+
+    async fn ask(probe: Value, host: Option<IpAddr>) -> Outcome {
+        let probe: Probe = serde_json::from_value(probe).unwrap();
+        let target = Target {
+            about: crate::events::About::default(),
+            container: Default::default(),
+            id: "a".into(),
+            host,
+            known: Default::default(),
+        };
+        Check::of(&probe, &target).run(&Memory::new()).await
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_asked_is_not_blamed() {
+        let host = Some(IpAddr::from([127, 0, 0, 1]));
+        let cases = [
+            (json!({"httpGet": {"port": "nope"}}), host),
+            (json!({"httpGet": {"port": 80}}), None),
+            (json!({"tcpSocket": {"port": "nope"}}), host),
+            (json!({"tcpSocket": {"port": 80}}), None),
+            (json!({"grpc": {"port": 80}}), None),
+        ];
+        for (probe, host) in cases {
+            let outcome = ask(probe.clone(), host).await;
+            assert!(matches!(outcome, Outcome::Unknown(_)), "{probe}: {outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_to_the_host_that_is_named() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let probe = json!({"tcpSocket": {"host": "localhost", "port": port}});
+        assert_eq!(ask(probe, None).await, Outcome::Success(None));
     }
 }

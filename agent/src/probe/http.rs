@@ -27,6 +27,25 @@ pub struct Request {
     tls: bool,
     path: String,
     headers: Vec<(String, String)>,
+    purpose: Purpose,
+}
+
+/// What a request is sent for; the server sees it in `User-Agent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To see how a container is.
+    Probe,
+    /// For one of its lifecycle hooks.
+    Hook,
+}
+
+impl Purpose {
+    fn agent(self) -> &'static str {
+        match self {
+            Self::Probe => "kube-probe/1.35",
+            Self::Hook => "kube-lifecycle/1.35",
+        }
+    }
 }
 
 /// An answer.
@@ -41,7 +60,7 @@ pub struct Answer {
 }
 
 /// `HOST:PORT`, the host in brackets where it has colons.
-fn authority(host: &str, port: u16) -> String {
+pub(super) fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
@@ -63,7 +82,8 @@ impl Request {
         format!("{scheme}://{}{}", self.authority(), self.path)
     }
 
-    fn authority(&self) -> String {
+    /// Where it goes, `HOST:PORT`.
+    pub fn authority(&self) -> String {
         authority(&self.to, self.port)
     }
 
@@ -98,6 +118,7 @@ impl Request {
         get: &HTTPGetAction,
         host: Option<IpAddr>,
         container: &Container,
+        purpose: Purpose,
     ) -> Result<Self, String> {
         let to = match get.host.as_deref().filter(|host| !host.is_empty()) {
             Some(host) => host.to_owned(),
@@ -112,7 +133,15 @@ impl Request {
             tls: get.scheme.as_deref() == Some("HTTPS"),
             path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
             headers: headers.map(|header| (header.name.clone(), header.value.clone())).collect(),
+            purpose,
         })
+    }
+
+    /// The same without TLS, and without what TLS kept secret.
+    pub fn in_plain(&self) -> Self {
+        let mut plain = Self { tls: false, ..self.clone() };
+        plain.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+        plain
     }
 }
 
@@ -155,10 +184,30 @@ async fn get_once(request: &Request) -> Result<Answer, String> {
         let stream = tokio_rustls::TlsConnector::from(skiff_client::any_certificate())
             .connect(name, stream)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| tls_error(&error))?;
         send(request, stream).await
     } else {
         send(request, stream).await
+    }
+}
+
+/// How an answer in plain HTTP to a request over TLS is told.
+const PLAIN_ANSWER: &str = "http: server gave HTTP response to HTTPS client";
+
+/// Whether a request over TLS failed because the server speaks plain HTTP.
+pub fn is_plain_answer(error: &str) -> bool {
+    error.ends_with(PLAIN_ANSWER)
+}
+
+/// What went wrong when TLS was begun.
+fn tls_error(error: &std::io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        // What came is no TLS at all.
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+            PLAIN_ANSWER.to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -179,7 +228,7 @@ where
         |name: &str| request.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
     for (name, value) in [
         ("host", request.authority()),
-        ("user-agent", "kube-probe/1.35".into()),
+        ("user-agent", request.purpose.agent().into()),
         ("accept", "*/*".into()),
     ] {
         if !has(name) {
@@ -233,8 +282,8 @@ mod tests {
             let container = json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]});
             let action: HTTPGetAction = serde_json::from_value(action).unwrap();
             let container: Container = serde_json::from_value(container).unwrap();
-            let request =
-                Request::of(&action, Some(IpAddr::from([127, 0, 0, 1])), &container).unwrap();
+            let host = Some(IpAddr::from([127, 0, 0, 1]));
+            let request = Request::of(&action, host, &container, Purpose::Probe).unwrap();
             let answer = get(&request, Duration::from_secs(5)).await.unwrap();
             assert_eq!(answer.status, expected);
             let seen = server.await.unwrap().to_lowercase();
@@ -248,7 +297,7 @@ mod tests {
     fn request(path: &str, port: u16) -> Request {
         let action = json!({"path": path, "port": port, "host": "127.0.0.1"});
         let action: HTTPGetAction = serde_json::from_value(action).unwrap();
-        Request::of(&action, None, &Container::default()).unwrap()
+        Request::of(&action, None, &Container::default(), Purpose::Probe).unwrap()
     }
 
     /// Answers each connection with the next of these, then listens no more.

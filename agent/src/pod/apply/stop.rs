@@ -164,7 +164,11 @@ pub async fn run_hook(
         _ => ips.first(),
     };
     let container = container_named(pod, name).unwrap_or_default();
-    hooks::run(ctx.runtime.as_ref(), id, hook, host.copied(), &container).await
+    let warning = hooks::run(ctx.runtime.as_ref(), id, hook, host.copied(), &container).await?;
+    if let Some(warning) = warning {
+        ctx.recorder.pod(pod, None, Severity::Warning, "LifecycleHTTPFallback", warning);
+    }
+    Ok(())
 }
 
 /// Removes everything of a pod from this node: its sandbox, and what else there
