@@ -101,7 +101,7 @@ mod tests {
         let ended = [pod("a", json!({"phase": "Succeeded"})), b.clone()];
         assert_eq!(claims.take(&b, "c", &ended), Ok(()));
         assert!(claims.take(&a, "c", &here).is_err());
-        assert_eq!(claims.take(&a, "c", &[a.clone()]), Ok(()), "the other has gone");
+        assert_eq!(claims.take(&a, "c", std::slice::from_ref(&a)), Ok(()), "the other has gone");
     }
 
     #[test]
