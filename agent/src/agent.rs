@@ -69,13 +69,7 @@ async fn run_on(
     let pods_dir = config.data_dir.join("pods");
     std::fs::create_dir_all(&pods_dir)
         .with_context(|| format!("cannot create {}", pods_dir.display()))?;
-    let folder = match &config.static_pods {
-        Some(path) => Some(
-            Folder::open(path, &config.node_name)
-                .with_context(|| format!("cannot watch static pods in {}", path.display()))?,
-        ),
-        None => None,
-    };
+    let folder = static_pods(&config)?;
     // All parts end together, whichever is first.
     let cancel = cancel.child_token();
     let _stop = cancel.clone().drop_guard();
@@ -160,14 +154,7 @@ async fn run_on(
     node.set_devices(devices.clone());
     let allocatable = node.allocatable();
     network_tx.send_replace(None);
-    let routes = {
-        let (network, client, cancel) = (network.clone(), client.clone(), cancel.clone());
-        async move {
-            if let Err(error) = network.run_routes(client, cancel).await {
-                error!(error = chain(&error), "routes to other nodes are no longer kept");
-            }
-        }
-    };
+    let routes = keep_routes(network.clone(), client.clone(), cancel.clone());
     tasks.spawn(named("routes", routes));
 
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -204,15 +191,16 @@ async fn run_on(
         Manager::new(ctx, directory, runtime_tx, api_back, cancel.clone()).with_static_pods(folder);
     tasks.spawn(named("pods", manager.run()));
 
-    tokio::select! {
-        () = cancel.cancelled() => {}
-        ended = tasks.join_next() => match ended {
-            Some(Ok(name)) if !cancel.is_cancelled() => error!(name, "a part of the agent ended unasked"),
-            Some(Err(panicked)) => error!(%panicked, "a part of the agent panicked"),
-            _ => {}
-        },
-    }
+    until_one_ends(&mut tasks, &cancel).await;
     shut_down(tasks, &cancel).await
+}
+
+/// The folder of static pods, if there is to be one.
+fn static_pods(config: &Config) -> anyhow::Result<Option<Folder>> {
+    let Some(path) = &config.static_pods else { return Ok(None) };
+    Folder::open(path, &config.node_name)
+        .map(Some)
+        .with_context(|| format!("cannot watch static pods in {}", path.display()))
 }
 
 /// Opens the port for logs and exec, and returns the task that serves it.
@@ -254,9 +242,27 @@ async fn serve(
     })
 }
 
+async fn keep_routes(network: Arc<PodNetwork>, client: kube::Client, cancel: CancellationToken) {
+    if let Err(error) = network.run_routes(client, cancel).await {
+        error!(error = chain(&error), "routes to other nodes are no longer kept");
+    }
+}
+
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
     task.await;
     name
+}
+
+/// Waits for a stop, or for a part of the agent that ends without one.
+async fn until_one_ends(tasks: &mut JoinSet<&'static str>, cancel: &CancellationToken) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        ended = tasks.join_next() => match ended {
+            Some(Ok(name)) if !cancel.is_cancelled() => error!(name, "a part of the agent ended unasked"),
+            Some(Err(panicked)) => error!(%panicked, "a part of the agent panicked"),
+            _ => {}
+        },
+    }
 }
 
 async fn shut_down(

@@ -190,16 +190,8 @@ impl NodeAgent {
         let mut is_silent = false;
         let mut own = self.watch_self();
         let mut seen = Seen { facts_tx: self.facts_tx.clone(), ..Seen::default() };
-        let offered = registered.status.as_ref().and_then(|status| status.capacity.clone());
-        let gpus = offered.into_iter().flatten().map(|(name, _)| name);
-        let gpus: Vec<String> = gpus.filter(|name| devices::is_gpu(name)).collect();
-        let known = registered.status.as_ref().and_then(|status| status.node_info.as_ref());
-        if condition::has_rebooted(known.map(|known| known.boot_id.as_str()), &self.machine.boot_id)
-        {
-            let (name, boot) = (&self.config.node_name, &self.machine.boot_id);
-            let message = format!("Node {name} has been rebooted, boot id: {boot}");
-            self.recorder.node(&registered, Severity::Warning, "Rebooted", message);
-        }
+        let gpus = gpus_told(&registered);
+        self.tell_of_reboot(&registered);
         seen.take(registered);
         let mut written: Option<NodeStatus> = None;
         let mut facts = Facts::default();
@@ -287,6 +279,16 @@ impl NodeAgent {
                     beat_at = beat_at.min(Instant::now() + SILENCE_RETRY);
                 }
             }
+        }
+    }
+
+    /// Tells of a boot since the last agent wrote the Node.
+    fn tell_of_reboot(&self, registered: &Node) {
+        let known = registered.status.as_ref().and_then(|status| status.node_info.as_ref());
+        let (name, boot) = (&self.config.node_name, &self.machine.boot_id);
+        if condition::has_rebooted(known.map(|known| known.boot_id.as_str()), boot) {
+            let message = format!("Node {name} has been rebooted, boot id: {boot}");
+            self.recorder.node(registered, Severity::Warning, "Rebooted", message);
         }
     }
 
@@ -439,6 +441,13 @@ impl Seen {
         self.conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
         true
     }
+}
+
+/// The GPUs that the API has of this node, from an agent before.
+fn gpus_told(registered: &Node) -> Vec<String> {
+    let offered = registered.status.as_ref().and_then(|status| status.capacity.as_ref());
+    let names = offered.into_iter().flatten().map(|(name, _)| name);
+    names.filter(|name| devices::is_gpu(name)).cloned().collect()
 }
 
 /// What came of a call to the API, which has to answer soon: a call that hangs

@@ -16,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
 use rand::Rng;
@@ -236,21 +237,7 @@ impl Task {
         let Some(machine) = entry.machines.get_mut(&kind) else { return };
         let before = entry.health.clone();
         let name = entry.target.container.name.clone();
-        let word = kind.word();
-        let event = match &outcome {
-            Outcome::Failure(message) => {
-                Some(("Unhealthy", format!("{word} probe failed: {message}")))
-            }
-            Outcome::Unknown(message) => Some((
-                "Unhealthy",
-                format!("{word} probe errored and resulted in unknown state: {message}"),
-            )),
-            Outcome::Success(Some(warning)) => {
-                Some(("ProbeWarning", format!("{word} probe warning: {warning}")))
-            }
-            Outcome::Success(None) => None,
-        };
-        if let Some((reason, text)) = event {
+        if let Some((reason, text)) = event(kind, &outcome) {
             self.recorder.about(entry.target.about.clone(), Severity::Warning, reason, text);
         }
         let period = machine.period();
@@ -297,21 +284,41 @@ impl Task {
             self.schedule(id, kind, token, now + period);
         }
         for other in others {
-            // Spread, so that pods started together are not asked together.
-            let delay =
-                self.targets.get(id).and_then(|entry| entry.machines.get(&other)).map(|machine| {
-                    let first = machine.initial_delay();
-                    if first.is_zero() {
-                        machine.period().mul_f64(rand::rng().random_range(0.0..0.1))
-                    } else {
-                        first
-                    }
-                });
-            self.schedule(id, other, token, now + delay.unwrap_or_default());
+            let machine = self.targets.get(id).and_then(|entry| entry.machines.get(&other));
+            let wait = machine.map_or(Duration::ZERO, first_wait);
+            self.schedule(id, other, token, now + wait);
         }
     }
 }
 
+/// The event that tells of what a probe found: its reason and its message.
+fn event(kind: Kind, outcome: &Outcome) -> Option<(&'static str, String)> {
+    let word = kind.word();
+    match outcome {
+        Outcome::Failure(message) => Some(("Unhealthy", format!("{word} probe failed: {message}"))),
+        Outcome::Unknown(message) => {
+            let text = format!("{word} probe errored and resulted in unknown state: {message}");
+            Some(("Unhealthy", text))
+        }
+        Outcome::Success(Some(warning)) => {
+            Some(("ProbeWarning", format!("{word} probe warning: {warning}")))
+        }
+        Outcome::Success(None) => None,
+    }
+}
+
+/// How long after the startup probe's success another one begins. Spread, so
+/// that pods started together are not asked together.
+fn first_wait(machine: &Machine) -> Duration {
+    let delay = machine.initial_delay();
+    if delay.is_zero() {
+        machine.period().mul_f64(rand::rng().random_range(0.0..0.1))
+    } else {
+        delay
+    }
+}
+
+/// What a probe's verdict is before its first result.
 fn initial(kind: Kind, known: &Health) -> bool {
     match kind {
         Kind::Startup => known.started == Some(true),
@@ -332,7 +339,6 @@ fn probe_of(container: &Container, kind: Kind) -> Option<&Probe> {
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use serde_json::json;
 
