@@ -2,11 +2,11 @@
 //! what becomes of a pod that leaves more on the disk than it may.
 //!
 //! [`thresholds`] decides when something runs short, [`rank`] who goes first and
-//! [`limits`] who is beyond a limit; all are pure. The [`Evictor`] measures and tells the pod's worker, whose plan
-//! ends the pod. Whether something runs short is not looked at here: the node
-//! is, with every heartbeat and for its conditions, and this acts on what was
-//! seen. One pod goes at a time, and the next is chosen when the node has been
-//! looked at again.
+//! [`limits`] who is beyond a limit; all are pure. The [`Evictor`] measures and
+//! tells the pod's worker, whose plan ends the pod. Whether something runs short
+//! is not looked at here: the node is, with every heartbeat and for its
+//! conditions, and this acts on what was seen. One pod goes at a time, and the
+//! next is chosen when the node has been looked at again.
 //!
 //! Before a pod goes for want of room on the runtime's disk, containers go that
 //! have ended and are kept for their logs, and images that Skiff brought and

@@ -422,5 +422,4 @@ fn mounts(container: &Container, inputs: &Inputs<'_>) -> Vec<Mount> {
 }
 
 #[cfg(test)]
-#[path = "container_tests.rs"]
 mod tests;

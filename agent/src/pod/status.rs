@@ -483,5 +483,4 @@ impl Verdict {
 }
 
 #[cfg(test)]
-#[path = "status_tests.rs"]
 mod tests;

@@ -1,3 +1,5 @@
+//! What containers are made of, by the pods that they are of.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Statuses of pods, by what their containers are.
+
 use serde_json::{Value, json};
 
 use super::*;
