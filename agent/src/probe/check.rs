@@ -104,6 +104,7 @@ impl Check {
                 return Outcome::Unknown(told);
             }
         };
+        let id = session.as_ref().ok().map(|session| session.id.clone());
         let run = async { ended(runtime, session?).await };
         match timeout_at(until, run).await {
             Ok(Ok((0, _))) => Outcome::Success(None),
@@ -111,6 +112,9 @@ impl Check {
             Ok(Err(error @ RuntimeError::Unavailable(_))) => Outcome::Unknown(error.to_string()),
             Ok(Err(error)) => Outcome::Failure(error.to_string()),
             Err(_) => {
+                if let Some(id) = id {
+                    end(runtime, &id).await;
+                }
                 let command = command.join(" ");
                 let told = format!("command timed out: {command:?} timed out after {in_time:?}");
                 Outcome::Failure(told)
@@ -140,6 +144,19 @@ impl Check {
     }
 }
 
+/// How long a command that took too long may take to be ended.
+const END: Duration = Duration::from_secs(2);
+
+/// Ends a command that took too long, so that they do not pile up in the
+/// container.
+async fn end(runtime: &dyn Runtime, session: &str) {
+    match timeout(END, runtime.end_exec(session)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, session, "the command of a probe goes on"),
+        Err(_) => tracing::debug!(session, "the command of a probe goes on"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
@@ -148,18 +165,22 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::runtime::ContainerSpec;
     use crate::runtime::memory::Memory;
 
     async fn ask(probe: Value, host: Option<IpAddr>) -> Outcome {
         let probe: Probe = serde_json::from_value(probe).unwrap();
-        let target = Target {
+        Check::of(&probe, &target("a", host)).run(&Memory::new()).await
+    }
+
+    fn target(id: &str, host: Option<IpAddr>) -> Target {
+        Target {
             about: crate::events::About::default(),
             container: Default::default(),
-            id: "a".into(),
+            id: id.to_owned(),
             host,
             known: Default::default(),
-        };
-        Check::of(&probe, &target).run(&Memory::new()).await
+        }
     }
 
     #[tokio::test]
@@ -176,6 +197,20 @@ mod tests {
             let outcome = ask(probe.clone(), host).await;
             assert!(matches!(outcome, Outcome::Unknown(_)), "{probe}: {outcome:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_takes_too_long_is_ended() {
+        let runtime = Memory::new();
+        runtime.add_image("img");
+        let spec = ContainerSpec { image: "img".into(), ..ContainerSpec::default() };
+        let id = runtime.create(&spec).await.unwrap();
+        runtime.start(&id).await.unwrap();
+        let probe = serde_json::from_value(json!({"exec": {"command": ["sleep", "9"]}})).unwrap();
+        let outcome = Check::of(&probe, &target(&id, None)).run(&runtime).await;
+        assert!(matches!(outcome, Outcome::Failure(_)), "{outcome:?}");
+        let calls = runtime.calls();
+        assert!(calls.last().unwrap().starts_with("end_exec exec-"), "{calls:?}");
     }
 
     #[tokio::test]

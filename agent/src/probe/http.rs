@@ -236,7 +236,11 @@ where
         }
     }
     for (name, value) in &request.headers {
-        builder = builder.header(name, value);
+        // Said to be empty, these two are left out.
+        let unsaid = ["user-agent", "accept"].iter().any(|own| name.eq_ignore_ascii_case(own));
+        if !(unsaid && value.is_empty()) {
+            builder = builder.header(name, value);
+        }
     }
     let body = builder.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let answer = async {
@@ -278,7 +282,10 @@ mod tests {
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 String::from_utf8(request[..read].to_vec()).unwrap()
             });
-            let action = json!({"path": "healthz?x=1", "port": "web", "httpHeaders": [{"name": "X-A", "value": "b"}]});
+            let headers = json!([
+                {"name": "X-A", "value": "b"}, {"name": "X-B", "value": ""}, {"name": "Accept", "value": ""},
+            ]);
+            let action = json!({"path": "healthz?x=1", "port": "web", "httpHeaders": headers});
             let container = json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]});
             let action: HTTPGetAction = serde_json::from_value(action).unwrap();
             let container: Container = serde_json::from_value(container).unwrap();
@@ -291,6 +298,7 @@ mod tests {
                 seen.starts_with("get /healthz?x=1 http/1.1") && seen.contains("x-a: b"),
                 "{seen}"
             );
+            assert!(seen.contains("x-b:") && !seen.contains("accept"), "{seen}");
         }
     }
 
