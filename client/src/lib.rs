@@ -13,7 +13,7 @@
 //! network for whoever knows the cluster's authority: nodes, and the
 //! administrator at a master; [`on_lost_quorum`] notices when its server is of
 //! no use any more. [`any_certificate`] is for servers in pods, whose names
-//! nobody knows.
+//! nobody knows. [`tunnel()`] is for those who only pass on what others say.
 //!
 //! Objects come without `metadata.managedFields`: nothing here reads them, they
 //! are often half of an object, and the API server keeps them when an object is
@@ -30,6 +30,7 @@ mod error;
 mod object;
 mod quorum;
 mod remote;
+mod tunnel;
 mod unchecked;
 mod watch;
 
@@ -37,6 +38,7 @@ pub use api::Api;
 pub use error::chain;
 pub use quorum::on_lost_quorum;
 pub use remote::{Credentials, RemoteError, connect};
+pub use tunnel::tunnel;
 pub use unchecked::any_certificate;
 pub use watch::{watch, watch_with};
 

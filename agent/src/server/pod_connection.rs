@@ -15,7 +15,7 @@ use axum::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{io::copy_bidirectional, net::TcpStream};
+use tokio::net::TcpStream;
 
 use super::Node;
 
@@ -37,7 +37,7 @@ pub(super) async fn serve(
         return (StatusCode::NOT_FOUND, text).into_response();
     };
     let dial = TcpStream::connect(SocketAddr::new(ip, port));
-    let mut stream = match tokio::time::timeout(DIAL_TIMEOUT, dial).await {
+    let stream = match tokio::time::timeout(DIAL_TIMEOUT, dial).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
         Err(_) => return (StatusCode::BAD_GATEWAY, "timed out").into_response(),
@@ -48,10 +48,11 @@ pub(super) async fn serve(
         let moved = async {
             stream.set_nodelay(true)?;
             let client = client.await.map_err(std::io::Error::other)?;
-            copy_bidirectional(&mut TokioIo::new(client), &mut stream).await
+            skiff_client::tunnel(TokioIo::new(client), stream).await;
+            Ok::<(), std::io::Error>(())
         };
         if let Err(error) = moved.await {
-            tracing::debug!(%error, "connection to a pod ended");
+            tracing::debug!(%error, "no connection to a pod");
         }
     });
     let mut response = Response::new(Body::empty());

@@ -13,6 +13,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
@@ -193,7 +194,7 @@ impl Channels {
                 None
             }
         };
-        close(sink, broken).await;
+        close(sink, stream, broken).await;
     }
 }
 
@@ -205,8 +206,17 @@ enum Meaning {
     Broken(&'static str),
 }
 
-/// Says goodbye, or how the client has broken the protocol.
-pub(super) async fn close(mut sink: impl Sink<Message> + Unpin, broken: Option<&'static str>) {
+/// How long a client has to say goodbye in its turn.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Says goodbye, or how the client has broken the protocol, and hears what the
+/// client says until it says so, too (RFC 6455, section 7.1.1). A connection that
+/// is closed with something unread loses what is still on its way.
+pub(super) async fn close(
+    mut sink: impl Sink<Message> + Unpin,
+    mut stream: impl Stream<Item = Result<Message, axum::Error>> + Unpin,
+    broken: Option<&'static str>,
+) {
     let close = match broken {
         Some(why) => CloseFrame { code: close_code::PROTOCOL, reason: why.into() },
         None => CloseFrame { code: close_code::NORMAL, reason: "".into() },
@@ -214,6 +224,9 @@ pub(super) async fn close(mut sink: impl Sink<Message> + Unpin, broken: Option<&
     // Courtesy: the client may have left first.
     let _ = sink.send(Message::Close(Some(close))).await;
     let _ = sink.close().await;
+    let heard = async { while let Some(Ok(_)) = stream.next().await {} };
+    // One that says nothing is left.
+    let _ = tokio::time::timeout(FAREWELL, heard).await;
 }
 
 /// Sends a stream of bytes to a client that only listens, as logs are read by
@@ -246,7 +259,7 @@ pub(super) async fn send_all<E: std::fmt::Display>(
         () = write => {}
         () = gone => {}
     }
-    close(sink, None).await;
+    close(sink, stream, None).await;
 }
 
 /// A WebSocket as a byte stream: binary messages, their borders forgotten.

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
-use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::{authn::objects::Objects, status::ApiError};
@@ -18,8 +18,6 @@ use crate::{authn::objects::Objects, status::ApiError};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent may think before it answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes held in each direction of a tunnel; then the faster side waits.
-const BUFFER: usize = 32 << 10;
 const DEFAULT_PORT: u16 = 10250;
 
 /// Headers that an upgrade needs. Nothing else of a client's request goes on,
@@ -193,11 +191,7 @@ pub(super) async fn tunnel(client: hyper::upgrade::OnUpgrade, agent: hyper::upgr
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade failed"),
     };
-    let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
-    if let Err(error) = copy_bidirectional_with_sizes(&mut client, &mut agent, BUFFER, BUFFER).await
-    {
-        tracing::debug!(%error, "tunnel ended");
-    }
+    skiff_client::tunnel(TokioIo::new(client), TokioIo::new(agent)).await;
 }
 
 #[cfg(test)]

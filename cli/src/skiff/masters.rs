@@ -126,15 +126,14 @@ impl Masters {
 
     async fn carry(self, client: TcpStream, own: SocketAddr) {
         // Without a master the connection is closed, and the caller tries again.
-        let Some((master, mut stream)) = self.connect().await else { return };
+        let Some((master, stream)) = self.connect().await else { return };
         let cut = CancellationToken::new();
         self.state().carried.insert(own, Carried { master, cut: cut.clone() });
         let _ = client.set_nodelay(true);
         let asked = Notify::new();
-        let mut client = InspectReader::new(client, |_: &[u8]| asked.notify_one());
+        let client = InspectReader::new(client, |_: &[u8]| asked.notify_one());
         tokio::select! {
-            // Either side may break off; there is nobody to tell.
-            _ = tokio::io::copy_bidirectional(&mut client, &mut stream) => {}
+            () = skiff_client::tunnel(client, stream) => {}
             () = self.look_after(master, own, &asked) => {}
             () = cut.cancelled() => {}
         }

@@ -100,7 +100,7 @@ pub(super) async fn serve(
     };
     // Without the client the open ones have nobody to talk to.
     connections.shutdown().await;
-    websocket::close(sink, broken).await;
+    websocket::close(sink, stream, broken).await;
 }
 
 /// One port's way to the client.

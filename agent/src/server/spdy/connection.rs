@@ -5,11 +5,13 @@
 //! client is slow, writers wait.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
+    time::timeout,
 };
 
 use super::{
@@ -18,6 +20,8 @@ use super::{
     headers::{Decoder, Encoder, Headers},
 };
 
+/// How long a client has to leave when all is said.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Frames waiting in either direction; then the sender waits.
 const QUEUE: usize = 32;
 /// Streams open at once on one connection; more are refused.
@@ -92,12 +96,15 @@ pub async fn serve<T>(transport: T, accepted: mpsc::Sender<Stream>) -> Result<()
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (reader, writer) = tokio::io::split(transport);
+    let (mut reader, writer) = tokio::io::split(transport);
     let (frames_tx, frames_rx) = mpsc::channel(QUEUE);
     // The writer ends by itself when the last holder of `frames_tx` is gone,
     // after everything in the queue has been written. A broken protocol ends
     // it at once: whoever still holds a stream finds the client gone.
-    tokio::try_join!(read(reader, accepted, frames_tx), write(writer, frames_rx))?;
+    tokio::try_join!(read(&mut reader, accepted, frames_tx), write(writer, frames_rx))?;
+    // What is closed with something unread loses what is still on its way.
+    let heard = async { while let Ok(1..) = reader.read(&mut [0; 1024]).await {} };
+    let _ = timeout(FAREWELL, heard).await;
     Ok(())
 }
 
@@ -128,7 +135,7 @@ async fn write<W: AsyncWrite + Unpin>(
 }
 
 async fn read<R: AsyncRead + Unpin>(
-    mut reader: R,
+    reader: &mut R,
     accepted: mpsc::Sender<Stream>,
     frames: mpsc::Sender<Command>,
 ) -> Result<(), SpdyError> {
