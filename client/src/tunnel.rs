@@ -11,14 +11,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Bytes held in each direction; then the faster side waits.
-const BUFFER: usize = 32 << 10;
 /// How long a client may go on after its server has ended.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Moves bytes between `client` and `server` until both have ended. An error is
-/// an end, and one that has ended for writing may still be read.
-pub async fn tunnel<C, S>(client: C, server: S)
+/// an end, and one that has ended for writing may still be read. So many bytes are
+/// held in each direction; then the faster side waits.
+pub async fn tunnel<C, S>(client: C, server: S, held: usize)
 where
     C: AsyncRead + AsyncWrite,
     S: AsyncRead + AsyncWrite,
@@ -26,13 +25,13 @@ where
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let there = async {
-        if pass(&mut from_client, &mut to_server).await.is_err() {
+        if pass(&mut from_client, &mut to_server, held).await.is_err() {
             // What is left unread when a connection is closed takes with it what
             // is still on its way to the client.
             while let Ok(1..) = from_client.read(&mut [0; 1024]).await {}
         }
     };
-    let back = pass(&mut from_server, &mut to_client);
+    let back = pass(&mut from_server, &mut to_client, held);
     tokio::pin!(there, back);
     tokio::select! {
         // Whether the client takes the rest is up to it.
@@ -46,8 +45,9 @@ where
 async fn pass(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
+    held: usize,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; held];
     while let Ok(count @ 1..) = reader.read(&mut buffer).await {
         writer.write_all(&buffer[..count]).await?;
         writer.flush().await?;
@@ -114,7 +114,7 @@ mod tests {
         for says in [0, 10] {
             // The client reads slowly, and the server hears nothing of what it says.
             let (near, mut client) = duplex(64);
-            let moving = tokio::spawn(tunnel(near, BreaksOff { left: 100_000 }));
+            let moving = tokio::spawn(tunnel(near, BreaksOff { left: 100_000 }, 1000));
             client.write_all(&vec![b'y'; says]).await.unwrap();
             assert_eq!(all(client).await, 100_000, "after {says}");
             moving.await.unwrap();
@@ -125,7 +125,7 @@ mod tests {
     async fn an_end_that_has_said_all_still_hears() {
         let (near, mut client) = duplex(64);
         let (far, mut server) = duplex(64);
-        let moving = tokio::spawn(tunnel(near, far));
+        let moving = tokio::spawn(tunnel(near, far, 1000));
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         let mut question = String::new();
@@ -142,7 +142,7 @@ mod tests {
     async fn a_client_that_stays_is_left_in_the_end() {
         let (near, client) = duplex(64);
         let (far, server) = duplex(64);
-        let moving = tokio::spawn(tunnel(near, far));
+        let moving = tokio::spawn(tunnel(near, far, 1000));
         drop(server);
         moving.await.unwrap();
         drop(client);
@@ -153,7 +153,7 @@ mod tests {
         let (near, client) = duplex(64);
         let (far, server) = duplex(64);
         let (_hears_nothing, mut says) = tokio::io::split(server);
-        let moving = tokio::spawn(tunnel(near, far));
+        let moving = tokio::spawn(tunnel(near, far, 1000));
         drop(client);
         let says = tokio::spawn(async move { while says.write_all(b"more").await.is_ok() {} });
         moving.await.unwrap();

@@ -20,6 +20,8 @@ use tokio::net::TcpStream;
 use super::Node;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes held in each direction of a connection.
+const BUFFER: usize = 32 << 10;
 
 /// What the connection becomes.
 const PROTOCOL: HeaderValue = HeaderValue::from_static("tcp");
@@ -48,7 +50,7 @@ pub(super) async fn serve(
         let moved = async {
             stream.set_nodelay(true)?;
             let client = client.await.map_err(std::io::Error::other)?;
-            skiff_client::tunnel(TokioIo::new(client), stream).await;
+            skiff_client::tunnel(TokioIo::new(client), stream, BUFFER).await;
             Ok::<(), std::io::Error>(())
         };
         if let Err(error) = moved.await {

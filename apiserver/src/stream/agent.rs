@@ -18,6 +18,8 @@ use crate::{authn::objects::Objects, status::ApiError};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent may think before it answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes held in each direction of a tunnel.
+const BUFFER: usize = 32 << 10;
 const DEFAULT_PORT: u16 = 10250;
 
 /// Headers that an upgrade needs. Nothing else of a client's request goes on,
@@ -191,7 +193,7 @@ pub(super) async fn tunnel(client: hyper::upgrade::OnUpgrade, agent: hyper::upgr
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade failed"),
     };
-    skiff_client::tunnel(TokioIo::new(client), TokioIo::new(agent)).await;
+    skiff_client::tunnel(TokioIo::new(client), TokioIo::new(agent), BUFFER).await;
 }
 
 #[cfg(test)]

@@ -31,6 +31,10 @@ use tracing::{debug, info};
 
 use super::roster::Roster;
 
+/// Bytes held in each direction of a connection. A node has one for each object
+/// that it watches.
+const BUFFER: usize = 8 << 10;
+
 /// How long a master may take to accept before the next one is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -133,7 +137,7 @@ impl Masters {
         let asked = Notify::new();
         let client = InspectReader::new(client, |_: &[u8]| asked.notify_one());
         tokio::select! {
-            () = skiff_client::tunnel(client, stream) => {}
+            () = skiff_client::tunnel(client, stream, BUFFER) => {}
             () = self.look_after(master, own, &asked) => {}
             () = cut.cancelled() => {}
         }
